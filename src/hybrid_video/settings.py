@@ -1,0 +1,298 @@
+"""All settings, in one typed place, read from the environment (and a `.env` file in the working folder).
+
+One group per backend. Secrets are `SecretStr` and are registered for redaction the moment they are loaded.
+`Settings.load()` turns every validation error into one sentence that names the variable, the value and the remedy.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+import platformdirs
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from hybrid_video import redaction
+from hybrid_video.errors import ConfigurationError
+from hybrid_video.models import BackendChoice, Preferences, ScoreWeights
+
+EMULATOR_ENDPOINT = "emulated"
+"""Endpoint id the RunPod emulator serves, assumed when its URL names none."""
+
+LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+
+
+def is_loopback(url: str) -> bool:
+    """Whether a URL points at this machine."""
+    return (urlsplit(url).hostname or "") in LOOPBACK
+
+
+def _http_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError("is not an http(s) URL; write it like http://127.0.0.1:8188")
+    return value.rstrip("/")
+
+
+def _comma_separated(value: Any) -> Any:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+class _Group(BaseSettings):
+    model_config = SettingsConfigDict(
+        env_file=".env", env_file_encoding="utf-8", extra="ignore", frozen=True, populate_by_name=True
+    )
+
+    def model_post_init(self, _context: Any) -> None:
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if isinstance(value, SecretStr):
+                redaction.register(value.get_secret_value())
+
+
+class ComfyUISettings(_Group):
+    """The user's own GPUs."""
+
+    model_config = SettingsConfigDict(env_prefix="HYBRID_VIDEO_COMFYUI_")
+
+    urls: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="ComfyUI addresses, comma-separated; each is one slot (one GPU)."
+    )
+    gpu: str = Field("", description="GPU model of these machines; found through /system_stats when empty.")
+    job_timeout_s: float = Field(3600, gt=0, description="Longest a single clip may take before it counts as wedged.")
+    outage_patience_s: float = Field(
+        60, ge=0, description="How long an unreachable ComfyUI is waited for while it holds a job."
+    )
+    poll_interval_s: float = Field(1.0, gt=0, le=60, description="Seconds between two looks at a running prompt.")
+
+    _split = field_validator("urls", mode="before")(_comma_separated)
+
+    @field_validator("urls")
+    @classmethod
+    def _urls(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(_http_url(url) for url in value))
+
+
+class RunPodSettings(_Group):
+    """Rented GPUs: serverless endpoints and pods."""
+
+    model_config = SettingsConfigDict(env_prefix="HYBRID_VIDEO_RUNPOD_")
+
+    api_key: SecretStr | None = Field(
+        None,
+        validation_alias=AliasChoices("RUNPOD_API_KEY", "HYBRID_VIDEO_RUNPOD_API_KEY"),
+        description="RunPod API key.",
+    )
+    jobs_url: str = Field(
+        "https://api.runpod.ai/v2",
+        description="Serverless job API; may already contain the endpoint id (…/v2/<endpoint>).",
+    )
+    pods_url: str = Field("https://api.runpod.io/v2", description="Management API v2: pods, catalogue, billing.")
+    endpoint_id: str = Field("", description="Serverless endpoint that runs worker-comfyui.")
+    gpu: str = Field("NVIDIA GeForce RTX 4090", description="GPU of the endpoint's workers; decides the price.")
+    max_workers: int = Field(3, ge=1, le=100, description="The endpoint's maximum of workers: so many jobs at once.")
+    execution_timeout_s: float = Field(
+        1800, ge=5, le=604_800, description="Sent as policy.executionTimeout; RunPod's own default of 600 s kills long clips."
+    )
+    job_ttl_s: float = Field(86_400, ge=10, le=604_800, description="Sent as policy.ttl: queue and run together.")
+    poll_interval_s: float = Field(2.0, gt=0, le=60, description="Seconds between two looks at a job.")
+    pod_ids: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Running pods to use, comma-separated; each must serve ComfyUI behind a token-checking proxy."
+    )
+    pod_port: int = Field(8188, ge=1, le=65535, description="Port of the token-checking proxy on the pods.")
+    pod_token: SecretStr | None = Field(None, description="Bearer token that the pods' proxy checks.")
+    proxy_url: str = Field(
+        "", description="Template of a pod's address with {pod_id} and {port}; RunPod's own proxy when empty."
+    )
+
+    _split = field_validator("pod_ids", mode="before")(_comma_separated)
+    _url = field_validator("jobs_url", "pods_url")(_http_url)
+
+    @property
+    def endpoint_url(self) -> str:
+        """`https://api.runpod.ai/v2/<endpoint>`, or "" when no endpoint is configured."""
+        parts = [part for part in urlsplit(self.jobs_url).path.split("/") if part]
+        if len(parts) >= 2 and parts[-2] == "v2":
+            return self.jobs_url
+        endpoint = self.endpoint_id or (EMULATOR_ENDPOINT if is_loopback(self.jobs_url) else "")
+        if not endpoint:
+            return ""
+        base = self.jobs_url if parts and parts[-1] == "v2" else f"{self.jobs_url}/v2"
+        return f"{base}/{endpoint}"
+
+    @property
+    def management_url(self) -> str:
+        """`https://api.runpod.io/v2`, with the version added where it was left out."""
+        return self.pods_url if self.pods_url.endswith("/v2") else f"{self.pods_url}/v2"
+
+    def pod_url(self, pod_id: str) -> str:
+        """Address of a pod's proxy. Loopback management URLs mean the emulator, which serves pods under /_proxy."""
+        template = self.proxy_url
+        if not template:
+            emulated = is_loopback(self.pods_url)
+            root = self.management_url.removesuffix("/v2")
+            template = root + "/_proxy/{pod_id}-{port}" if emulated else "https://{pod_id}-{port}.proxy.runpod.net"
+        return template.format(pod_id=pod_id, port=self.pod_port)
+
+
+class GeminiSettings(_Group):
+    """Google's paid models: Gemini Omni by API key, Veo on Google Cloud by OAuth."""
+
+    model_config = SettingsConfigDict(env_prefix="HYBRID_VIDEO_GEMINI_")
+
+    api_key: SecretStr | None = Field(
+        None,
+        validation_alias=AliasChoices("GEMINI_API_KEY", "GOOGLE_API_KEY", "HYBRID_VIDEO_GEMINI_API_KEY"),
+        description="Gemini API key (AI Studio).",
+    )
+    url: str = Field("", description="Base URL instead of Google's, for example the emulator's.")
+    model: str = Field("auto", description="Model id, or auto: the cheapest the key offers that can make the job.")
+    resolution: Literal["360p", "720p", "1080p"] = Field("720p", description="Smallest resolution class to buy.")
+    max_concurrent: int = Field(10, ge=1, le=100, description="Operations under way at once (preview quota: 10).")
+    poll_interval_s: float = Field(5.0, gt=0, le=60, description="Seconds between two looks at an operation.")
+    operation_timeout_s: float = Field(
+        1800, gt=0, description="After this the operation is left as uncertain, never started again."
+    )
+    project: str = Field("", description="Google Cloud project; set it to offer Veo 3.1 there.")
+    location: str = Field("us-central1", description="Google Cloud region for Veo.")
+    charge_filtered: bool = Field(
+        False, description="Whether a result blocked by the content filter is charged (Google's own text says not)."
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _url(cls, value: str) -> str:
+        return _http_url(value) if value else value
+
+
+class RoutingSettings(_Group):
+    """System-wide preferences and limits."""
+
+    model_config = SettingsConfigDict(env_prefix="HYBRID_VIDEO_")
+
+    prices: Literal["current", "seed"] = Field("current", description="Price profile.")
+    backend: BackendChoice = Field("auto", description="Preferred tier for every batch.")
+    max_cost_per_job_usd: Decimal | None = Field(None, ge=0, description="Hard limit per job, all attempts together.")
+    daily_budget_usd: Decimal | None = Field(None, ge=0, description="Hard limit per UTC day.")
+    monthly_budget_usd: Decimal | None = Field(None, ge=0, description="Hard limit per UTC month.")
+    prioritize_speed: bool = Field(False, description="Prefer the earliest finish over the lowest price.")
+    allow_cloud_fallback: bool = Field(True, description="Whether paid tiers may be used at all.")
+    prefer_serverless: bool = Field(False, description="Within the cloud tier, prefer serverless over pods.")
+    weight_priority: float = Field(40, ge=0)
+    weight_cost: float = Field(30, ge=0)
+    weight_speed: float = Field(20, ge=0)
+    weight_queue: float = Field(10, ge=0)
+    max_attempts: int = Field(3, ge=1, le=10, description="Attempts per job over all backends.")
+    retry_base_s: float = Field(2.0, ge=0, le=300, description="First back-off; doubles with each attempt, with jitter.")
+    allow_private_urls: bool = Field(False, description="Allow image URLs on private addresses.")
+
+    @property
+    def preferences(self) -> Preferences:
+        """The system level of `Preferences`."""
+        return Preferences(
+            backend=self.backend,
+            max_cost_usd=self.max_cost_per_job_usd,
+            prioritize_speed=self.prioritize_speed,
+            allow_cloud_fallback=self.allow_cloud_fallback,
+            prefer_serverless=self.prefer_serverless,
+            weights=ScoreWeights(
+                priority=self.weight_priority,
+                cost=self.weight_cost,
+                speed=self.weight_speed,
+                queue=self.weight_queue,
+            ),
+        )
+
+
+class StorageSettings(_Group):
+    """Where state lives."""
+
+    model_config = SettingsConfigDict(env_prefix="HYBRID_VIDEO_")
+
+    home: Path = Field(
+        default_factory=lambda: Path(platformdirs.user_data_dir("hybrid-video", appauthor=False)),
+        description="Folder of the ledger, history and logs.",
+    )
+    out: Path | None = Field(None, description="Folder for finished clips; <home>/clips when not set.")
+    ledger_url: SecretStr | None = Field(None, description="SQLAlchemy URL of the ledger; SQLite under home when not set.")
+    min_free_disk_mb: int = Field(500, ge=0, description="Refuse to start a batch with less free space than this.")
+
+    @property
+    def ledger_path(self) -> Path:
+        """The SQLite file used when no URL is set."""
+        return self.home / "ledger.sqlite3"
+
+    @property
+    def history_path(self) -> Path:
+        """The DuckDB file."""
+        return self.home / "history.duckdb"
+
+    @property
+    def clips_dir(self) -> Path:
+        """Where finished clips go unless a command names another folder."""
+        return self.out or self.home / "clips"
+
+
+class Settings:
+    """Every group together. Build it with `Settings.load()`."""
+
+    def __init__(
+        self,
+        *,
+        comfyui: ComfyUISettings | None = None,
+        runpod: RunPodSettings | None = None,
+        gemini: GeminiSettings | None = None,
+        routing: RoutingSettings | None = None,
+        storage: StorageSettings | None = None,
+    ) -> None:
+        self.comfyui = comfyui or ComfyUISettings()
+        self.runpod = runpod or RunPodSettings()
+        self.gemini = gemini or GeminiSettings()
+        self.routing = routing or RoutingSettings()
+        self.storage = storage or StorageSettings()
+
+    @classmethod
+    def load(cls) -> Settings:
+        """Reads the environment.
+
+        Raises:
+            ConfigurationError: naming every variable that is wrong, its value (never a secret's) and the remedy.
+        """
+        try:
+            return cls()
+        except ValidationError as error:
+            raise ConfigurationError(_explain(error)) from None
+
+
+GROUPS: tuple[type[_Group], ...] = (
+    ComfyUISettings,
+    RunPodSettings,
+    GeminiSettings,
+    RoutingSettings,
+    StorageSettings,
+)
+
+
+def variable_name(group: type[_Group], field: str) -> str:
+    """The environment variable that sets a field."""
+    alias = group.model_fields[field].validation_alias
+    if isinstance(alias, AliasChoices):
+        return str(alias.choices[0])
+    return f"{group.model_config.get('env_prefix', '')}{field}".upper()
+
+
+def _explain(error: ValidationError) -> str:
+    group = next((g for g in GROUPS if g.__name__ == error.title), None)
+    lines = []
+    for problem in error.errors(include_url=False):
+        field = str(problem["loc"][0]) if problem["loc"] else ""
+        known = group is not None and field in group.model_fields
+        name = variable_name(group, field) if group is not None and known else field.upper()
+        secret = any(word in name for word in ("KEY", "TOKEN", "SECRET", "LEDGER_URL"))
+        value = "" if secret else f" is {problem['input']!r}, but"
+        reason = problem["msg"].removeprefix("Value error, ")
+        lines.append(f"{name}{value} {reason[0].lower()}{reason[1:]}. Change or unset it.")
+    return "\n".join(lines)
