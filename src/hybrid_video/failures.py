@@ -33,8 +33,12 @@ POLICIES: dict[FailureKind, Policy] = {
     FailureKind.EXPIRED: Policy("backend", "anywhere", False, "The vendor deleted the result before it was collected."),
     FailureKind.DOWNLOAD_FAILED: Policy("backend", "anywhere", False, "Check the network and the disk."),
     FailureKind.VENDOR_ERROR: Policy("unknown", "anywhere", False, "The vendor gave no reason; see its status page."),
-    FailureKind.OUT_OF_MEMORY: Policy("configuration", "elsewhere", False, "Use a larger GPU, or a smaller or shorter clip."),
-    FailureKind.MISSING_NODE: Policy("configuration", "elsewhere", False, "Install the custom node, or use another workflow."),
+    FailureKind.OUT_OF_MEMORY: Policy(
+        "configuration", "elsewhere", False, "Use a larger GPU, or a smaller or shorter clip."
+    ),
+    FailureKind.MISSING_NODE: Policy(
+        "configuration", "elsewhere", False, "Install the custom node, or use another workflow."
+    ),
     FailureKind.MISSING_MODEL: Policy("configuration", "elsewhere", False, "Download the model file to that ComfyUI."),
     FailureKind.INVALID_WORKFLOW: Policy("user", "nowhere", False, "Correct the workflow."),
     FailureKind.INVALID_REQUEST: Policy("user", "elsewhere", False, "Change the job: this backend refuses it."),
@@ -43,7 +47,9 @@ POLICIES: dict[FailureKind, Policy] = {
     FailureKind.AUTHENTICATION: Policy("configuration", "elsewhere", True, "Set a valid key."),
     FailureKind.INSUFFICIENT_FUNDS: Policy("configuration", "elsewhere", True, "Top up the account."),
     FailureKind.MODEL_RETIRED: Policy("configuration", "elsewhere", True, "Choose a model the vendor still offers."),
-    FailureKind.BAD_CLIP: Policy("backend", "anywhere", False, "Look at the workflow's output; it was not the clip asked for."),
+    FailureKind.BAD_CLIP: Policy(
+        "backend", "anywhere", False, "Look at the workflow's output; it was not the clip asked for."
+    ),
     FailureKind.UNCERTAIN: Policy("unknown", "look", False, "Run `hybrid-video reconcile`; it is never sent twice."),
     FailureKind.CANCELLED: Policy("user", "nowhere", False, "Run the batch again to make it."),
 }

@@ -322,7 +322,6 @@ class Decision(Model):
 class AttemptState(StrEnum):
     """Life of one attempt; `hybrid_video.ledger.states` holds the table of allowed moves."""
 
-    PLANNED = "planned"
     INTENT = "intent"
     SUBMITTED = "submitted"
     RUNNING = "running"
@@ -473,11 +472,18 @@ class Attempt(Model):
     cost_usd: Usd | None = None
     cost_basis: str = ""
     handle: JobHandle | None = None
-    quoted_service_s: float = 0.0
+    quote: Quote
     created_at: datetime
     submitted_at: datetime | None = None
     finished_at: datetime | None = None
     execution_s: float | None = None
+    queue_s: float | None = None
     gpu: str = ""
+    clip: Clip | None = None
     error_kind: str = ""
     error_message: str = ""
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing more will happen to it."""
+        return self.state in (AttemptState.SETTLED, AttemptState.FAILED, AttemptState.CANCELLED)

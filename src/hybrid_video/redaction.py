@@ -16,7 +16,9 @@ _known: set[str] = set()
 
 _PATTERNS = (
     re.compile(r"(?i)(bearer\s+)[A-Za-z0-9._~+/=-]{6,}"),
-    re.compile(r"(?i)((?:api[_-]?key|key|token|password|secret|authorization|x-goog-api-key)[\"']?\s*[=:]\s*[\"']?)[^\s\"'&,;}]{6,}"),
+    re.compile(
+        r"(?i)((?:api[_-]?key|key|token|password|secret|authorization|x-goog-api-key)[\"']?\s*[=:]\s*[\"']?)[^\s\"'&,;}]{6,}"
+    ),
     re.compile(r"(?i)([?&](?:x-amz-[a-z-]+|x-goog-[a-z-]+|signature|sig|key|token|awsaccesskeyid)=)[^&\s\"']+"),
     re.compile(r"(//[^/\s:@]+:)[^@/\s]+(?=@)"),
 )

@@ -95,7 +95,10 @@ class RunPodSettings(_Group):
     gpu: str = Field("NVIDIA GeForce RTX 4090", description="GPU of the endpoint's workers; decides the price.")
     max_workers: int = Field(3, ge=1, le=100, description="The endpoint's maximum of workers: so many jobs at once.")
     execution_timeout_s: float = Field(
-        1800, ge=5, le=604_800, description="Sent as policy.executionTimeout; RunPod's own default of 600 s kills long clips."
+        1800,
+        ge=5,
+        le=604_800,
+        description="Sent as policy.executionTimeout; RunPod's own default of 600 s kills long clips.",
     )
     job_ttl_s: float = Field(86_400, ge=10, le=604_800, description="Sent as policy.ttl: queue and run together.")
     poll_interval_s: float = Field(2.0, gt=0, le=60, description="Seconds between two looks at a job.")
@@ -186,7 +189,9 @@ class RoutingSettings(_Group):
     weight_speed: float = Field(20, ge=0)
     weight_queue: float = Field(10, ge=0)
     max_attempts: int = Field(3, ge=1, le=10, description="Attempts per job over all backends.")
-    retry_base_s: float = Field(2.0, ge=0, le=300, description="First back-off; doubles with each attempt, with jitter.")
+    retry_base_s: float = Field(
+        2.0, ge=0, le=300, description="First back-off; doubles with each attempt, with jitter."
+    )
     allow_private_urls: bool = Field(False, description="Allow image URLs on private addresses.")
 
     @property
@@ -217,7 +222,9 @@ class StorageSettings(_Group):
         description="Folder of the ledger, history and logs.",
     )
     out: Path | None = Field(None, description="Folder for finished clips; <home>/clips when not set.")
-    ledger_url: SecretStr | None = Field(None, description="SQLAlchemy URL of the ledger; SQLite under home when not set.")
+    ledger_url: SecretStr | None = Field(
+        None, description="SQLAlchemy URL of the ledger; SQLite under home when not set."
+    )
     min_free_disk_mb: int = Field(500, ge=0, description="Refuse to start a batch with less free space than this.")
 
     @property

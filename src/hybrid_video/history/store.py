@@ -1,0 +1,142 @@
+"""The DuckDB file: opened, used and closed under a file lock, never kept open.
+
+DuckDB lets one process write or several read, never both. Whoever holds the lock copies what the ledger has finished and
+the history has not; a reader that finds the lock taken waits a moment and then says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pandas as pd
+from filelock import FileLock, Timeout
+
+from hybrid_video.errors import LedgerError
+from hybrid_video.ledger import Ledger
+from hybrid_video.models import Attempt
+
+LOCK_TIMEOUT_S = 10.0
+
+TABLE = """
+create table if not exists attempts (
+    attempt_id varchar primary key,
+    batch varchar not null,
+    job varchar not null,
+    number integer not null,
+    backend varchar not null,
+    tier varchar not null,
+    model varchar not null,
+    gpu varchar not null,
+    state varchar not null,
+    quoted_usd decimal(18, 9) not null,
+    cost_usd decimal(18, 9) not null,
+    quoted_service_s double not null,
+    created_at timestamp not null,
+    submitted_at timestamp,
+    finished_at timestamp not null,
+    execution_s double,
+    queue_s double,
+    total_s double not null,
+    work_units double not null,
+    error_kind varchar not null,
+    error_message varchar not null
+)
+"""
+
+COLUMNS = ["attempt_id", "batch", "job", "number", "backend", "tier", "model", "gpu", "state", "quoted_usd", "cost_usd", "quoted_service_s", "created_at", "submitted_at", "finished_at", "execution_s", "queue_s", "total_s", "work_units", "error_kind", "error_message"]
+
+
+class History:
+    """The history of one installation."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = FileLock(path.with_suffix(".lock"))
+
+    def update(self, ledger: Ledger) -> int:
+        """Copies finished attempts that are not here yet; returns how many. Doing it twice changes nothing."""
+        total = 0
+        with self._open() as connection:
+            while rows := ledger.unrecorded():
+                frame = pd.DataFrame([_row(attempt) for attempt in rows], columns=COLUMNS)
+                connection.register("fresh", frame)
+                connection.execute("insert or replace into attempts select * from fresh")
+                connection.unregister("fresh")
+                ledger.mark_recorded([attempt.attempt_id for attempt in rows])
+                total += len(rows)
+        return total
+
+    def rebuild(self, ledger: Ledger) -> int:
+        """Throws the history away and makes it again from the ledger; returns its rows."""
+        with self._open() as connection:
+            connection.execute("drop table if exists attempts")
+            connection.execute(TABLE)
+        ledger.mark_recorded([], recorded=False)
+        return self.update(ledger)
+
+    def query(self, sql: str, parameters: Sequence[object] = ()) -> pd.DataFrame:
+        """One read; the connection is closed before it returns.
+
+        Raises:
+            LedgerError: another process has held the history for too long.
+        """
+        with self._open() as connection:
+            return connection.execute(sql, list(parameters)).df()
+
+    @contextmanager
+    def _open(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with self._lock.acquire(timeout=LOCK_TIMEOUT_S):
+                connection = duckdb.connect(str(self._path))
+                try:
+                    connection.execute(TABLE)
+                    yield connection
+                finally:
+                    connection.close()
+        except Timeout:
+            raise LedgerError(
+                f"the history at {str(self._path)!r} is locked by another process; try again in a moment"
+            ) from None
+        except duckdb.IOException as error:
+            raise LedgerError(
+                f"the history at {str(self._path)!r} cannot be opened: {error}; delete it and run "
+                "`hybrid-video ledger rebuild-history`, the ledger has everything"
+            ) from None
+
+
+def _row(attempt: Attempt) -> tuple[Any, ...]:
+    output = attempt.quote.output
+    finished = attempt.finished_at or attempt.created_at
+    return (
+        attempt.attempt_id,
+        attempt.batch,
+        attempt.job,
+        attempt.number,
+        attempt.backend,
+        attempt.tier.value,
+        attempt.model,
+        attempt.gpu,
+        attempt.state.value,
+        attempt.quoted_usd,
+        attempt.cost_usd or 0,
+        attempt.quote.service_s,
+        _naive(attempt.created_at),
+        _naive(attempt.submitted_at),
+        _naive(finished),
+        attempt.execution_s,
+        attempt.queue_s,
+        (finished - attempt.created_at).total_seconds(),
+        float(output.width * output.height * output.frames),
+        attempt.error_kind,
+        attempt.error_message,
+    )
+
+
+def _naive(moment: Any) -> Any:
+    """UTC without its zone: the columns are plain timestamps, all of them UTC."""
+    return None if moment is None else moment.replace(tzinfo=None)

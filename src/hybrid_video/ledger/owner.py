@@ -1,0 +1,50 @@
+"""Who drives a job: one process at a time, proven by a file lock it holds and by a lease it renews.
+
+On the same machine a dead owner is recognised at once, because the operating system released its lock. Owners elsewhere
+are believed until their lease runs out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import uuid
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+
+class Owner:
+    """This process as an owner of jobs. Keep it open as long as it drives anything."""
+
+    def __init__(self, home: Path) -> None:
+        self._folder = home / "owners"
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self.id = f"{socket.gethostname()}/{uuid.uuid4().hex}"
+        self._lock = FileLock(self._path(self.id))
+        self._lock.acquire(timeout=0)
+
+    def close(self) -> None:
+        """Gives up ownership."""
+        self._lock.release()
+        self._path(self.id).unlink(missing_ok=True)
+
+    def is_dead(self, owner: str) -> bool:
+        """Whether another owner certainly lives no more. False when that cannot be told from here."""
+        host, _, _name = owner.partition("/")
+        if owner == self.id or host != socket.gethostname():
+            return False
+        path = self._path(owner)
+        if not path.exists():
+            return True
+        try:
+            with FileLock(path, timeout=0):
+                pass
+        except Timeout:
+            return False
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+        return True
+
+    def _path(self, owner: str) -> Path:
+        return self._folder / f"{owner.partition('/')[2]}.lock"

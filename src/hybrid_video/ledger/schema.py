@@ -1,0 +1,171 @@
+"""Tables of the ledger and their append-only migrations.
+
+Money is stored as whole nano-dollars, so sums are exact; times as ISO-8601 text in UTC, so they sort and can be read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Dialect
+from sqlalchemy.types import TypeDecorator
+
+NANO = Decimal(1_000_000_000)
+
+
+class Money(TypeDecorator[Decimal]):
+    """`Decimal` dollars in Python, nano-dollars in the database."""
+
+    impl = sa.BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: Decimal | None, dialect: Dialect) -> int | None:
+        """Dollars to nano-dollars; refuses anything finer."""
+        if value is None:
+            return None
+        nano = Decimal(value) * NANO
+        if nano != nano.to_integral_value():
+            raise ValueError(f"amount {value!r} is finer than a nano-dollar")
+        return int(nano)
+
+    def process_result_value(self, value: int | None, dialect: Dialect) -> Decimal | None:
+        """Nano-dollars to dollars."""
+        return None if value is None else Decimal(value) / NANO
+
+
+class Utc(TypeDecorator[datetime]):
+    """An aware `datetime` in Python, ISO-8601 text in UTC with microseconds in the database."""
+
+    impl = sa.String(40)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> str | None:
+        """Aware time to text."""
+        return None if value is None else value.astimezone(UTC).isoformat(timespec="microseconds")
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> datetime | None:
+        """Text to aware time."""
+        return None if value is None else datetime.fromisoformat(value)
+
+
+metadata = sa.MetaData()
+
+migrations = sa.Table(
+    "migrations",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("applied_at", Utc, nullable=False),
+)
+
+batches = sa.Table(
+    "batches",
+    metadata,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("spec", sa.Text, nullable=False),
+    sa.Column("out_dir", sa.Text, nullable=False),
+    sa.Column("budget_usd", Money),
+    sa.Column("deadline_s", sa.Float),
+    sa.Column("created_at", Utc, nullable=False),
+    sa.Column("started_at", Utc),
+    sa.Column("finished_at", Utc),
+    sa.Column("simulated", sa.Boolean, nullable=False, default=False),
+)
+
+jobs = sa.Table(
+    "jobs",
+    metadata,
+    sa.Column("batch", sa.String(64), sa.ForeignKey("batches.name"), primary_key=True),
+    sa.Column("job", sa.String(64), primary_key=True),
+    sa.Column("ordinal", sa.Integer, nullable=False),
+    sa.Column("spec", sa.Text, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False, default=0),
+    sa.Column("owner", sa.String(160)),
+    sa.Column("lease_until", Utc),
+    sa.Column("fence", sa.Integer, nullable=False, default=0),
+    sa.Column("error_kind", sa.String(40), nullable=False, default=""),
+    sa.Column("error_message", sa.Text, nullable=False, default=""),
+    sa.Column("updated_at", Utc, nullable=False),
+    sa.Index("jobs_by_state", "batch", "state"),
+)
+
+attempts = sa.Table(
+    "attempts",
+    metadata,
+    sa.Column("attempt_id", sa.String(36), primary_key=True),
+    sa.Column("batch", sa.String(64), nullable=False),
+    sa.Column("job", sa.String(64), nullable=False),
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.Column("backend", sa.String(40), nullable=False),
+    sa.Column("tier", sa.String(16), nullable=False),
+    sa.Column("model", sa.String(200), nullable=False),
+    sa.Column("lane", sa.String(200), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("spec_sha", sa.String(64), nullable=False),
+    sa.Column("quote", sa.Text, nullable=False),
+    sa.Column("quoted_usd", Money, nullable=False),
+    sa.Column("reserved_usd", Money, nullable=False),
+    sa.Column("cost_usd", Money),
+    sa.Column("cost_basis", sa.Text, nullable=False, default=""),
+    sa.Column("day", sa.String(10), nullable=False),
+    sa.Column("handle", sa.Text),
+    sa.Column("clip", sa.Text),
+    sa.Column("created_at", Utc, nullable=False),
+    sa.Column("submitted_at", Utc),
+    sa.Column("finished_at", Utc),
+    sa.Column("execution_s", sa.Float),
+    sa.Column("queue_s", sa.Float),
+    sa.Column("gpu", sa.String(100), nullable=False, default=""),
+    sa.Column("error_kind", sa.String(40), nullable=False, default=""),
+    sa.Column("error_message", sa.Text, nullable=False, default=""),
+    sa.Column("in_history", sa.Boolean, nullable=False, default=False),
+    sa.ForeignKeyConstraint(["batch", "job"], ["jobs.batch", "jobs.job"]),
+    sa.UniqueConstraint("batch", "job", "number"),
+    sa.Index("attempts_by_state", "state"),
+    sa.Index("attempts_to_history", "in_history", "state"),
+)
+
+decisions = sa.Table(
+    "decisions",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("batch", sa.String(64), nullable=False),
+    sa.Column("job", sa.String(64), nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("chosen", sa.String(40)),
+    sa.Column("tier", sa.String(16)),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("candidates", sa.Text, nullable=False),
+    sa.Column("decided_at", Utc, nullable=False),
+    sa.Column("elapsed_us", sa.Float, nullable=False),
+    sa.Index("decisions_by_job", "batch", "job"),
+)
+
+balances = sa.Table(
+    "balances",
+    metadata,
+    sa.Column("scope", sa.String(200), primary_key=True),
+    sa.Column("settled_usd", Money, nullable=False),
+    sa.Column("reserved_usd", Money, nullable=False),
+)
+
+
+def _first(connection: Connection) -> None:
+    metadata.create_all(connection)
+
+
+MIGRATIONS: tuple[Callable[[Connection], None], ...] = (_first,)
+"""Numbered from 1 by position. Append only: a released migration is never edited."""
+
+
+def migrate(connection: Connection) -> None:
+    """Brings the database to the newest schema, inside the caller's transaction."""
+    migrations.create(connection, checkfirst=True)
+    done = set(connection.execute(sa.select(migrations.c.number)).scalars())
+    for number, apply in enumerate(MIGRATIONS, start=1):
+        if number not in done:
+            apply(connection)
+            connection.execute(migrations.insert().values(number=number, applied_at=datetime.now(UTC)))

@@ -1,0 +1,182 @@
+"""Recomputes every balance from the attempts and reports every contradiction."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Literal
+
+import sqlalchemy as sa
+from pydantic import Field
+
+from hybrid_video.ledger import schema as t
+from hybrid_video.ledger.states import OPEN
+from hybrid_video.ledger.store import Ledger
+from hybrid_video.models import AttemptState, Clip, JobState, Model, Usd
+
+Row = sa.Row[Any]
+
+
+class Finding(Model):
+    """One contradiction, or one thing a person should know."""
+
+    kind: Literal["balance", "orphan", "duplicate", "missing_clip", "uncertain", "cap"]
+    subject: str
+    message: str
+    serious: bool = True
+
+
+class VerifyReport(Model):
+    """Outcome of `ledger verify`. `ok` is False if any finding is serious."""
+
+    ok: bool
+    batches: int
+    jobs: int
+    attempts: int
+    settled_usd: Usd
+    reserved_usd: Usd
+    uncertain: int
+    orphans: int = Field(description="Open attempts whose job is finished, or whose job is not known.")
+    duplicates: int = Field(description="Jobs with more than one settled attempt since their text last changed.")
+    findings: tuple[Finding, ...]
+
+
+def verify(ledger: Ledger) -> VerifyReport:
+    """Checks the whole ledger in one consistent read."""
+    with ledger.raw().connect() as connection:
+        attempts = list(connection.execute(sa.select(t.attempts)))
+        jobs = {(row.batch, row.job): row for row in connection.execute(sa.select(t.jobs))}
+        batches = {row.name: row for row in connection.execute(sa.select(t.batches))}
+        balances = {row.scope: row for row in connection.execute(sa.select(t.balances))}
+    findings = [
+        *_balances(attempts, balances),
+        *_orphans(attempts, jobs),
+        *_duplicates(attempts),
+        *_uncertain(attempts),
+        *_missing_clips(attempts, jobs),
+        *_caps(balances, batches),
+    ]
+    kinds = [finding.kind for finding in findings]
+    return VerifyReport(
+        ok=not any(finding.serious for finding in findings),
+        batches=len(batches),
+        jobs=len(jobs),
+        attempts=len(attempts),
+        settled_usd=sum((row.cost_usd or Decimal(0) for row in attempts), Decimal(0)),
+        reserved_usd=sum((row.reserved_usd for row in attempts), Decimal(0)),
+        uncertain=kinds.count("uncertain"),
+        orphans=kinds.count("orphan"),
+        duplicates=kinds.count("duplicate"),
+        findings=tuple(findings),
+    )
+
+
+def _balances(attempts: list[Row], balances: dict[str, Row]) -> list[Finding]:
+    expected: dict[str, list[Decimal]] = defaultdict(lambda: [Decimal(0), Decimal(0)])
+    for row in attempts:
+        for scope in (
+            f"job:{row.batch}/{row.job}",
+            f"batch:{row.batch}",
+            f"day:{row.day}",
+            f"month:{row.day[:7]}",
+            "all",
+        ):
+            expected[scope][0] += row.cost_usd or Decimal(0)
+            expected[scope][1] += row.reserved_usd
+    findings = []
+    for scope in sorted(expected.keys() | balances.keys()):
+        row = balances.get(scope)
+        stored = [row.settled_usd, row.reserved_usd] if row is not None else [Decimal(0), Decimal(0)]
+        if stored != expected[scope]:
+            findings.append(
+                Finding(
+                    kind="balance",
+                    subject=scope,
+                    message=f"stored ${stored[0]} settled and ${stored[1]} reserved, the attempts come to "
+                    f"${expected[scope][0]} and ${expected[scope][1]}",
+                )
+            )
+    return findings
+
+
+def _orphans(attempts: list[Row], jobs: dict[tuple[str, str], Row]) -> list[Finding]:
+    findings = []
+    for row in attempts:
+        job = jobs.get((row.batch, row.job))
+        is_open = AttemptState(row.state) in OPEN
+        if is_open and (job is None or JobState(job.state) in (JobState.DONE, JobState.FAILED, JobState.CANCELLED)):
+            findings.append(
+                Finding(
+                    kind="orphan",
+                    subject=row.attempt_id,
+                    message=f"attempt {row.number} of {row.batch}/{row.job} holds ${row.reserved_usd} in state "
+                    f"{row.state!r} though its job is over; run `hybrid-video reconcile`",
+                )
+            )
+        if not is_open and row.reserved_usd:
+            findings.append(
+                Finding(
+                    kind="orphan", subject=row.attempt_id, message=f"finished, but still reserves ${row.reserved_usd}"
+                )
+            )
+    return findings
+
+
+def _duplicates(attempts: list[Row]) -> list[Finding]:
+    by_text: dict[tuple[str, str, str], int] = defaultdict(int)
+    for row in attempts:
+        if row.state == AttemptState.SETTLED.value:
+            by_text[(row.batch, row.job, row.spec_sha)] += 1
+    return [
+        Finding(kind="duplicate", subject=f"{batch}/{job}", message=f"{count} attempts were settled as finished clips")
+        for (batch, job, _), count in by_text.items()
+        if count > 1
+    ]
+
+
+def _uncertain(attempts: list[Row]) -> list[Finding]:
+    return [
+        Finding(
+            kind="uncertain",
+            subject=row.attempt_id,
+            message=f"{row.batch}/{row.job} on {row.backend}: {row.error_message}; ${row.reserved_usd} stays reserved",
+            serious=False,
+        )
+        for row in attempts
+        if row.state == AttemptState.UNCERTAIN.value
+    ]
+
+
+def _missing_clips(attempts: list[Row], jobs: dict[tuple[str, str], Row]) -> list[Finding]:
+    newest = {(row.batch, row.job): row for row in attempts if row.state == AttemptState.SETTLED.value and row.clip}
+    findings = []
+    for key, row in newest.items():
+        clip = Clip.model_validate_json(row.clip)
+        job = jobs.get(key)
+        if job is not None and job.state == JobState.DONE.value and not Path(clip.path).exists():
+            findings.append(
+                Finding(
+                    kind="missing_clip",
+                    subject="/".join(key),
+                    message=f"{clip.path!r} is gone from disk",
+                    serious=False,
+                )
+            )
+    return findings
+
+
+def _caps(balances: dict[str, Row], batches: dict[str, Row]) -> list[Finding]:
+    findings = []
+    for name, batch in batches.items():
+        row = balances.get(f"batch:{name}")
+        if row is None or batch.budget_usd is None:
+            continue
+        total = row.settled_usd + row.reserved_usd
+        if total > batch.budget_usd:
+            findings.append(
+                Finding(
+                    kind="cap", subject=f"batch:{name}", message=f"${total} is over the budget of ${batch.budget_usd}"
+                )
+            )
+    return findings
