@@ -1,0 +1,90 @@
+"""What the last looks at `/health` say about an endpoint: whether workers come, and how long the next one takes.
+
+An endpoint scaled to zero is healthy: the first job starts a worker. It is not healthy when jobs wait and no worker
+comes (RunPod cuts the maximum to 2 after three days without requests and to 0 after seven, docs.runpod.io
+endpoint-configurations), or when every worker is throttled because its GPU type is sold out.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from hybrid_video.backends.runpod.jobs import EndpointHealth
+
+COLD_START_S = 60.0
+"""From nothing to a loaded model: 30-60 s for an SDXL-size first request (RunPod's docs), 45 s (worker-comfyui #90)."""
+
+STARTING_S = 30.0
+"""What is left of it when a worker is already initializing, on average."""
+
+PATIENCE_S = 600.0
+"""How long jobs may wait without a worker when `/health` shows no starting ones: pulling an image takes minutes."""
+
+PATIENCE_WHEN_SHOWN_S = 120.0
+"""The same when it would show them."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`remedy` is empty when the endpoint is healthy."""
+
+    detail: str
+    remedy: str = ""
+
+
+class EndpointWatch:
+    """Remembers the last look, and since when jobs have waited without any worker."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._last: EndpointHealth | None = None
+        self._starved_since: float | None = None
+
+    @property
+    def in_queue(self) -> int:
+        """Jobs waiting at the last look."""
+        return self._last.jobs.in_queue if self._last else 0
+
+    @property
+    def cold_start_s(self) -> float:
+        """Expected seconds before the next job's work begins; 0 when a worker is up."""
+        if self._last is None:
+            return COLD_START_S
+        workers = self._last.workers
+        if workers.warm:
+            return 0.0
+        return STARTING_S if workers.initializing else COLD_START_S
+
+    def saw(self, health: EndpointHealth) -> None:
+        """Takes in one look."""
+        self._last = health
+        workers = health.workers
+        starved = health.jobs.in_queue > 0 and not workers.warm and not workers.initializing
+        if not starved:
+            self._starved_since = None
+        elif self._starved_since is None:
+            self._starved_since = self._clock()
+
+    def verdict(self) -> Verdict:
+        """Judges the last look."""
+        if self._last is None:
+            return Verdict("not looked at yet", "Check it again.")
+        jobs, workers = self._last.jobs, self._last.workers
+        seen = (
+            f"/health: workers {workers.idle} idle, {workers.running} running, {workers.initializing or 0} starting, "
+            f"{workers.throttled or 0} throttled; {jobs.in_queue} jobs waiting, {jobs.in_progress} running"
+        )
+        if workers.throttled and not workers.warm and not workers.initializing:
+            return Verdict(
+                seen, "All workers are throttled: add GPU types to the endpoint, or wait until theirs is available."
+            )
+        waited_s = self._clock() - self._starved_since if self._starved_since is not None else 0.0
+        patience_s = PATIENCE_WHEN_SHOWN_S if workers.tells_starting else PATIENCE_S
+        if waited_s > patience_s:
+            return Verdict(
+                f"{seen}; none has come for {waited_s:.0f} s",
+                "Set the endpoint's maximum of workers above 0: RunPod lowers it after days without requests.",
+            )
+        return Verdict(seen)
