@@ -1,0 +1,123 @@
+"""Plans from the shipped templates."""
+
+from __future__ import annotations
+
+import copy
+
+from hybrid_video.errors import InputError
+from hybrid_video.models import VideoJob
+from hybrid_video.workflows.binding import Slot, Value, resolve_slot, set_value
+from hybrid_video.workflows.catalog import JOB_FIELDS, TemplateInfo, describe, models_of, template_graph, template_info
+from hybrid_video.workflows.graph import Graph, ancestors, is_link, video_nodes
+from hybrid_video.workflows.plans import WorkflowPlan, signature_of
+from hybrid_video.workflows.sizing import fit_job
+
+_SLOW_MOTION = 0.6
+
+
+def plan_template(job: VideoJob, name: str) -> WorkflowPlan:
+    """Plans a job on a shipped template.
+
+    Args:
+        job: The job.
+        name: One of `template_names()`.
+
+    Raises:
+        InputError: the template cannot make this kind, size or length, or does not know one of `job.inputs`.
+    """
+    info = template_info(name)
+    _check_kind(job, info)
+    output = fit_job(job, name, info.frames, info.size)
+    graph = copy.deepcopy(template_graph(name))
+    if info.without_image and not job.image:
+        _remove(graph, info.without_image.remove)
+    bound = {
+        field: tuple(resolve_slot(graph, text, field) for text in texts)
+        for field, texts in info.bind.items()
+        if all(text.split(".")[0] in graph for text in texts)
+    }
+    _set_inputs(job, info, graph, bound)
+    values: dict[str, Value] = {
+        "prompt": job.prompt,
+        "width": output.width,
+        "height": output.height,
+        "frames": output.frames,
+        "fps": output.fps,
+    }
+    if job.negative_prompt:
+        values["negative_prompt"] = job.negative_prompt
+    for field, value in values.items():
+        for slot in bound.get(field, ()):
+            set_value(graph, slot, value, f"job {job.id!r}: {field}")
+    (save,) = video_nodes(graph)
+    graph = {id_: node for id_, node in graph.items() if id_ in ancestors(graph, [save])}
+    variable = [slot for field in JOB_FIELDS for slot in bound.get(field, ()) if slot.node in graph]
+    return WorkflowPlan(
+        name=name,
+        source="template",
+        output=output,
+        exact=True,
+        signature=signature_of(graph, variable),
+        output_node=save,
+        models=models_of(graph),
+        custom_nodes=info.custom_nodes,
+        min_vram_gb=info.min_vram_gb,
+        warnings=tuple(_warnings(job, info, output.frames)),
+        graph=graph,
+        seed_slots=bound["seed"],
+        image_slots=bound.get("image", ()),
+    )
+
+
+def _check_kind(job: VideoJob, info: TemplateInfo) -> None:
+    if job.kind in info.kinds:
+        return
+    others = [other.name for other in describe() if job.kind in other.kinds]
+    has = "has an image" if job.image else "has no image"
+    raise InputError(
+        f"job {job.id!r}: workflow {info.name!r} makes {' and '.join(info.kinds)}, but the job {has}; "
+        f"{'remove the image' if job.image else 'set image'} or choose one of {', '.join(others)}"
+    )
+
+
+def _remove(graph: Graph, nodes: tuple[str, ...]) -> None:
+    for id_ in nodes:
+        del graph[id_]
+    for node in graph.values():
+        node["inputs"] = {
+            name: value for name, value in node["inputs"].items() if not (is_link(value) and value[0] in nodes)
+        }
+
+
+def _set_inputs(job: VideoJob, info: TemplateInfo, graph: Graph, bound: dict[str, tuple[Slot, ...]]) -> None:
+    for name in job.inputs:
+        if name not in info.further_inputs:
+            known = ", ".join(info.further_inputs) or "none"
+            raise InputError(f"job {job.id!r}: input {name!r} is unknown to {info.name!r}; known are: {known}")
+    for name, switch in info.switches.items():
+        wanted = job.inputs.get(name, switch.default)
+        if not isinstance(wanted, bool):
+            raise InputError(f"job {job.id!r}: input {name!r} is {wanted!r}, but must be true or false")
+        if not wanted:
+            for text, value in switch.off.items():
+                slot = resolve_slot(graph, text, name)
+                graph[slot.node]["inputs"][slot.input] = value
+    for name, value in job.inputs.items():
+        for slot in bound.get(name, ()):
+            set_value(graph, slot, value, f"job {job.id!r}: input {name!r}")
+
+
+def _warnings(job: VideoJob, info: TemplateInfo, frames: int) -> list[str]:
+    found = []
+    if "prompt" not in info.bind:
+        found.append(f"{info.name!r} does not read the prompt; it only animates the image")
+    if job.negative_prompt and "negative_prompt" not in info.bind:
+        found.append(f"{info.name!r} does not read a negative prompt")
+    if frames > info.frames.trained:
+        found.append(
+            f"{frames} frames are more than the {info.frames.trained} {info.name!r} was trained on; "
+            "the clip may drift or repeat"
+        )
+    if job.fps < info.size.native_fps * _SLOW_MOTION:
+        found.append(f"{info.name!r} moves at {info.size.native_fps} fps; at {job.fps} fps it looks like slow motion")
+    return found
