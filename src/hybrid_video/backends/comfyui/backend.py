@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 from urllib.parse import urlsplit
 
-from hybrid_video import workflows
 from hybrid_video.backends.base import BackendContext, CancelOutcome, ProgressCallback
 from hybrid_video.backends.comfyui.patience import Patience
 from hybrid_video.backends.comfyui.preflight import summary
-from hybrid_video.backends.comfyui.server import Bindable, Checkup, ComfyUIServer
+from hybrid_video.backends.comfyui.server import Checkup, ComfyUIServer
 from hybrid_video.backends.comfyui.transport import without_credentials
 from hybrid_video.errors import BackendError, ConfigurationError, FailureKind, InputError, TerminalError, TransientError
 from hybrid_video.models import (
@@ -21,7 +20,6 @@ from hybrid_video.models import (
     JobHandle,
     JobStatus,
     Lane,
-    OutputSpec,
     Quote,
     Refusal,
     Tier,
@@ -29,20 +27,8 @@ from hybrid_video.models import (
     WorkOrder,
     utc_now,
 )
-
-
-class Plan(Bindable, Protocol):
-    """What is needed of a planned workflow."""
-
-    @property
-    def name(self) -> str:
-        """Template name, or the name of the user's workflow: the model of quotes and timings."""
-        ...
-
-    @property
-    def output(self) -> OutputSpec:
-        """What it will make."""
-        ...
+from hybrid_video.workflows import WorkflowPlan
+from hybrid_video.workflows import plan as plan_workflow
 
 
 def lane_id(url: str) -> str:
@@ -104,7 +90,7 @@ class ComfyUIBackend:
     def quote(self, job: VideoJob, *, workflow_path: Path | None = None) -> Quote | Refusal:
         """Price and time of the workflow's own output, or why it cannot be made."""
         try:
-            plan = self._plan(job, workflow_path)
+            plan = plan_workflow(job, workflow_path=workflow_path)
         except InputError as error:
             return Refusal(code="capability", reason=error.message)
         return self._quoter.gpu_time(
@@ -117,13 +103,13 @@ class ComfyUIBackend:
         """Holds the workflow against every server that answers. All must have what it needs, because the job may be
         given to any of them."""
         try:
-            plan = self._plan(job, workflow_path)
+            plan = plan_workflow(job, workflow_path=workflow_path)
         except InputError as error:
             return Refusal(code="capability", reason=error.message)
         unreachable: list[str] = []
         for server in self._live():
             try:
-                found = await server.preflight(plan, with_image=image_path is not None or job.image is not None)
+                found = await server.preflight(plan)
             except BackendError as error:
                 unreachable.append(error.message)
                 continue
@@ -158,15 +144,20 @@ class ComfyUIBackend:
     async def submit(self, order: WorkOrder) -> JobHandle:
         """Sends the job once to the server of its lane; see `Backend.submit`."""
         try:
-            plan = self._plan(order.job, Path(order.workflow_path) if order.workflow_path else None)
+            return await self._of(order.lane).submit(order, self._planned(order))
         except InputError as error:
             raise TerminalError(error.message, kind=FailureKind.INVALID_WORKFLOW, backend=self.key) from None
-        return await self._of(order.lane).submit(order, plan)
 
     async def find(self, order: WorkOrder) -> JobHandle | Literal["unknown"] | None:
         """Looks for the attempt on the server of its lane; "unknown" when that is no longer configured."""
         self._connect()
-        return await self._servers[order.lane].find(order) if order.lane in self._servers else "unknown"
+        if order.lane not in self._servers:
+            return "unknown"
+        try:
+            output_node = self._planned(order).output_node
+        except InputError:
+            output_node = ""  # the workflow file is gone or changed; the attempt is found all the same
+        return await self._servers[order.lane].find(order, output_node=output_node)
 
     async def status(self, handle: JobHandle) -> JobStatus:
         """One look at the prompt."""
@@ -190,8 +181,8 @@ class ComfyUIBackend:
         gpu = (status.gpu if status is not None else "") or self._gpu()
         return self._quoter.settle_gpu_time(quote, gpu=gpu, billed_s=seconds, success=status is not None)
 
-    def _plan(self, job: VideoJob, workflow_path: Path | None) -> Plan:
-        return workflows.plan(job, workflow_path=workflow_path)
+    def _planned(self, order: WorkOrder) -> WorkflowPlan:
+        return plan_workflow(order.job, workflow_path=Path(order.workflow_path) if order.workflow_path else None)
 
     def _server(self, url: str, lane: str) -> ComfyUIServer:
         return ComfyUIServer(url, backend=self.key, lane=lane, gpu=self._settings.gpu, patience=self._patience)

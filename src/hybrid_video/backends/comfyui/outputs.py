@@ -24,7 +24,6 @@ MEDIA_TYPES = {
     ".webp": "image/webp",
     ".gif": "image/gif",
 }
-_TITLE = "OUTPUT"
 
 
 @dataclass(frozen=True)
@@ -62,12 +61,12 @@ def output_files(entry: HistoryEntry) -> tuple[OutputFile, ...]:
     return tuple(dict.fromkeys(file for file in files if file.type == "output"))
 
 
-def videos(entry: HistoryEntry) -> tuple[OutputFile, ...]:
-    """The videos among them, best first: a node titled OUTPUT, then by container, then the one made last."""
+def videos(entry: HistoryEntry, output_node: str = "") -> tuple[OutputFile, ...]:
+    """The videos among them, best first: the given node's, then by container, then the one made last."""
     found = [file for file in output_files(entry) if file.is_video]
     ranked = sorted(
         enumerate(found),
-        key=lambda pair: (_title(entry, pair[1].node) != _TITLE, PREFERENCE.index(pair[1].suffix), -pair[0]),
+        key=lambda pair: (pair[1].node != output_node, PREFERENCE.index(pair[1].suffix), -pair[0]),
     )
     return tuple(file for _, file in ranked)
 
@@ -88,9 +87,3 @@ def _files(node: str, output: Any) -> Iterator[OutputFile]:
                     format=str(item.get("format") or ""),
                     animated=moves,
                 )
-
-
-def _title(entry: HistoryEntry, node: str) -> str:
-    described = entry.graph.get(node)
-    meta = described.get("_meta") if isinstance(described, Mapping) else None
-    return str(meta.get("title", "")).strip().upper() if isinstance(meta, Mapping) else ""

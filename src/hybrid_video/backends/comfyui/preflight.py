@@ -13,6 +13,7 @@ from typing import Any
 from hybrid_video.backends.comfyui.rejections import looks_like_model, model_folder
 from hybrid_video.errors import FailureKind
 from hybrid_video.redaction import redact
+from hybrid_video.workflows import CustomNodes, ModelFile
 
 _UPLOADS = ("image_upload", "video_upload", "audio_upload", "file_upload")
 _SHOWN = 3
@@ -26,8 +27,32 @@ class Problem:
     sentence: str
 
 
+@dataclass(frozen=True)
+class Sources:
+    """Where what a workflow needs can be got; makes the remedies precise."""
+
+    models: Sequence[ModelFile] = ()
+    custom_nodes: Sequence[CustomNodes] = ()
+
+    def of_model(self, file: str, class_type: str, input_name: str) -> str:
+        """Folder of a model file, and its address where known."""
+        known = next((model for model in self.models if model.file == file), None)
+        if known is None:
+            return model_folder(class_type, input_name) + " there"
+        return f"models/{known.folder} there" + (f", from {known.url}" if known.url else "")
+
+    def of_nodes(self) -> str:
+        """Packages that bring nodes which are not part of ComfyUI."""
+        packages = " and ".join(f"{package.name} ({package.url})" for package in self.custom_nodes)
+        return packages or "the custom node"
+
+
 def problems(
-    graph: Mapping[str, Any], object_info: Mapping[str, Any], *, uploaded: frozenset[str] = frozenset()
+    graph: Mapping[str, Any],
+    object_info: Mapping[str, Any],
+    *,
+    uploaded: frozenset[str] = frozenset(),
+    sources: Sources | None = None,
 ) -> tuple[Problem, ...]:
     """What the graph needs and the server does not have.
 
@@ -35,20 +60,21 @@ def problems(
         graph: API format, bound.
         object_info: the server's whole `/object_info`.
         uploaded: names of input files that will be uploaded before the graph is sent.
+        sources: where models and custom nodes come from.
     """
+    sources = sources or Sources()
     found: dict[str, Problem] = {}
     for node_id, node in graph.items():
         class_type = str(node.get("class_type", "")) if isinstance(node, Mapping) else ""
         schema = object_info.get(class_type)
         if not isinstance(schema, Mapping):
             sentence = (
-                f"it has no node {class_type!r} (node {node_id} of the workflow): install the custom node there, "
+                f"it has no node {class_type!r} (node {node_id} of the workflow): install {sources.of_nodes()} there, "
                 "or use another workflow"
             )
             found.setdefault(class_type, Problem(FailureKind.MISSING_NODE, sentence))
             continue
-        inputs = node.get("inputs")
-        for problem in _inputs(node_id, class_type, inputs if isinstance(inputs, Mapping) else {}, schema, uploaded):
+        for problem in _inputs(node_id, node, schema, uploaded=uploaded, sources=sources):
             found.setdefault(problem.sentence, problem)
     return tuple(found.values())
 
@@ -60,27 +86,30 @@ def summary(found: Sequence[Problem]) -> str:
 
 
 def _inputs(
-    node_id: str, class_type: str, inputs: Mapping[str, Any], schema: Mapping[str, Any], uploaded: frozenset[str]
+    node_id: str, node: Mapping[str, Any], schema: Mapping[str, Any], *, uploaded: frozenset[str], sources: Sources
 ) -> Iterator[Problem]:
+    class_type, inputs = str(node["class_type"]), node.get("inputs")
+    where = f"node {node_id} ({class_type})"
     for name, options, config in _lists(schema):
-        value = inputs.get(name)
+        value = inputs.get(name) if isinstance(inputs, Mapping) else None
         if not isinstance(value, str | int | float) or value in options:
             continue
         text = str(value)
         if text in uploaded or text in {str(option) for option in options}:
             continue
+        shown = repr(redact(text, 200))
         if any(config.get(flag) for flag in _UPLOADS):
             if "/" in text or text.endswith("]"):
                 continue  # in a subfolder or with "[output]": such names are valid without being listed
-            sentence = f"node {node_id} ({class_type}) reads {name!r} = {redact(text, 200)!r}, which is not in its "
-            yield Problem(FailureKind.INVALID_REQUEST, sentence + "input folder: upload the file there")
+            sentence = f"{where} reads {name!r} = {shown}, which is not in its input folder: upload the file there"
+            yield Problem(FailureKind.INVALID_REQUEST, sentence)
         elif looks_like_model(text):
-            sentence = f"node {node_id} ({class_type}) needs the model file {redact(text, 200)!r} as {name!r}: "
-            folder = model_folder(class_type, name)
-            yield Problem(FailureKind.MISSING_MODEL, sentence + f"download it to {folder} there")
+            target = sources.of_model(text, class_type, name)
+            sentence = f"{where} needs the model file {shown} as {name!r}: download it to {target}"
+            yield Problem(FailureKind.MISSING_MODEL, sentence)
         else:
-            sentence = f"node {node_id} ({class_type}) does not know {name!r} = {redact(text, 200)!r}: "
-            yield Problem(FailureKind.INVALID_REQUEST, sentence + f"choose one of {_some(options)}")
+            sentence = f"{where} does not know {name!r} = {shown}: choose one of {_some(options)}"
+            yield Problem(FailureKind.INVALID_REQUEST, sentence)
 
 
 def _lists(schema: Mapping[str, Any]) -> Iterator[tuple[str, Sequence[Any], Mapping[str, Any]]]:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 from uuid import uuid4
 
 from hybrid_video.backends.base import CancelOutcome, ProgressCallback
@@ -21,23 +21,16 @@ from hybrid_video.backends.comfyui.download import download
 from hybrid_video.backends.comfyui.listener import Listener
 from hybrid_video.backends.comfyui.looking import Sight, look
 from hybrid_video.backends.comfyui.patience import Patience
-from hybrid_video.backends.comfyui.preflight import Problem, problems
+from hybrid_video.backends.comfyui.preflight import Problem, Sources, problems
 from hybrid_video.backends.comfyui.records import SystemStats
 from hybrid_video.backends.comfyui.submission import Submission
 from hybrid_video.backends.comfyui.verdicts import judge
 from hybrid_video.backends.comfyui.watching import Watch
 from hybrid_video.errors import BackendError, FailureKind, TerminalError, TransientError
 from hybrid_video.models import JobHandle, JobStatus, WorkOrder
+from hybrid_video.workflows import WorkflowPlan
 
 _PLACEHOLDER_IMAGE = "hv-preflight.png"
-
-
-class Bindable(Protocol):
-    """A planned workflow, as `hybrid_video.workflows.plan` returns it."""
-
-    def bind(self, *, seed: int, filename_prefix: str, image_name: str | None) -> dict[str, Any]:
-        """The API-format graph."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -136,18 +129,18 @@ class ComfyUIServer:
         trouble = f"ComfyUI at {self.url!r} holds {queued} prompts and runs none: its worker is dead"
         return Checkup(stats, queued, trouble, "Restart that ComfyUI.", latency_s)
 
-    async def preflight(self, plan: Bindable, *, with_image: bool) -> tuple[Problem, ...]:
+    async def preflight(self, plan: WorkflowPlan) -> tuple[Problem, ...]:
         """What the workflow needs and this server lacks.
 
         Raises:
             BackendError: it cannot be asked.
         """
-        image_name = _PLACEHOLDER_IMAGE if with_image else None
-        graph = plan.bind(seed=0, filename_prefix="hv/preflight", image_name=image_name)
+        graph = plan.bind(seed=0, filename_prefix="hv/preflight", image_name=_PLACEHOLDER_IMAGE)
+        sources = Sources(plan.models, plan.custom_nodes)
         info = await self._object_info()
-        return problems(graph, info, uploaded=frozenset({_PLACEHOLDER_IMAGE}))
+        return problems(graph, info, uploaded=frozenset({_PLACEHOLDER_IMAGE}), sources=sources)
 
-    async def submit(self, order: WorkOrder, plan: Bindable) -> JobHandle:
+    async def submit(self, order: WorkOrder, plan: WorkflowPlan) -> JobHandle:
         """Uploads the input image and sends the graph once, under the attempt's own id.
 
         Raises:
@@ -160,15 +153,15 @@ class ComfyUIServer:
         if self.listener:
             self.listener.expect(order.attempt_id, graph)
         try:
-            return await self._submission.send(order, graph, client_id)
+            return await self._submission.send(order, graph, client_id=client_id, output_node=plan.output_node)
         except BackendError:
             if self.listener:
                 self.listener.forget(order.attempt_id)
             raise
 
-    async def find(self, order: WorkOrder) -> JobHandle | Literal["unknown"] | None:
+    async def find(self, order: WorkOrder, *, output_node: str = "") -> JobHandle | Literal["unknown"] | None:
         """Looks for an attempt by its id; see `Backend.find`."""
-        return await self._submission.find(order)
+        return await self._submission.find(order, output_node=output_node)
 
     async def status(self, handle: JobHandle) -> JobStatus:
         """One look. Raises BackendError when the prompt has failed or is gone."""

@@ -28,7 +28,7 @@ class Submission:
         self._lane = lane
         self._patience = patience
 
-    async def send(self, order: WorkOrder, graph: Mapping[str, Any], client_id: str) -> JobHandle:
+    async def send(self, order: WorkOrder, graph: Mapping[str, Any], *, client_id: str, output_node: str) -> JobHandle:
         """Posts the graph.
 
         Raises:
@@ -43,7 +43,7 @@ class Submission:
                 extra_data={"hybrid_video": {"job": order.label, "attempt": order.attempt_id}},
             )
         except SubmitUncertain as lost:
-            return await self._after_lost_answer(order, lost)
+            return await self._after_lost_answer(order, output_node, lost)
         if answer.prompt_id != order.attempt_id:
             await self._withdraw(answer.prompt_id, "under an id of its own")
             raise TerminalError(
@@ -56,9 +56,9 @@ class Submission:
             # A 200 that dropped outputs which failed validation: half a job is no job.
             await self._withdraw(order.attempt_id, "with a part of its outputs dropped")
             raise node_rejection(answer.node_errors, backend=self._client.backend, url=self._client.url)
-        return self._handle(order, utc_now())
+        return self._handle(order, output_node, utc_now())
 
-    async def find(self, order: WorkOrder) -> JobHandle | Literal["unknown"] | None:
+    async def find(self, order: WorkOrder, *, output_node: str) -> JobHandle | Literal["unknown"] | None:
         """The attempt's handle, or None only when two looks in a row saw it nowhere."""
         for pause_s in (0.0, self._patience.lookup_pauses_s[-1]):
             await asyncio.sleep(pause_s)
@@ -67,10 +67,10 @@ class Submission:
             except BackendError:
                 return "unknown"
             if sight.place != "absent":
-                return self._handle(order, _created(sight))
+                return self._handle(order, output_node, _created(sight))
         return None
 
-    async def _after_lost_answer(self, order: WorkOrder, lost: SubmitUncertain) -> JobHandle:
+    async def _after_lost_answer(self, order: WorkOrder, output_node: str, lost: SubmitUncertain) -> JobHandle:
         seen_nowhere = False
         for pause_s in self._patience.lookup_pauses_s:
             await asyncio.sleep(pause_s)
@@ -80,7 +80,7 @@ class Submission:
                 seen_nowhere = False
                 continue
             if sight.place != "absent":
-                return self._handle(order, _created(sight))
+                return self._handle(order, output_node, _created(sight))
             seen_nowhere = True
         if not seen_nowhere:
             raise lost
@@ -101,14 +101,14 @@ class Submission:
                 backend=self._client.backend,
             )
 
-    def _handle(self, order: WorkOrder, at: datetime) -> JobHandle:
+    def _handle(self, order: WorkOrder, output_node: str, at: datetime) -> JobHandle:
         return JobHandle(
             backend=self._client.backend,
             attempt_id=order.attempt_id,
             remote_id=order.attempt_id,
             lane=self._lane,
             submitted_at=at,
-            details={"url": self._client.url},
+            details={"url": self._client.url, "output_node": output_node},
         )
 
 

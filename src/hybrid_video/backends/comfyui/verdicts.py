@@ -16,11 +16,18 @@ _MISSING_FILE = re.compile(r"model .*not found|No such file or directory.*models
 
 
 def judge(
-    entry: HistoryEntry, *, backend: str, url: str, view_url: Callable[[Mapping[str, str]], str], gpu: str
+    entry: HistoryEntry,
+    *,
+    backend: str,
+    url: str,
+    view_url: Callable[[Mapping[str, str]], str],
+    gpu: str,
+    output_node: str = "",
 ) -> JobStatus:
     """The status of a finished prompt.
 
     Args:
+        output_node: node whose file is the clip; any video counts where it made none.
         view_url: gives the address of an output file from its `/view` parameters.
 
     Raises:
@@ -46,7 +53,7 @@ def judge(
             media_type=MEDIA_TYPES[file.suffix],
             details=file.parameters,
         )
-        for file in videos(entry)
+        for file in videos(entry, output_node)
     )
     return JobStatus(
         phase="succeeded",
