@@ -83,7 +83,7 @@ class ServerlessBackend:
     def lanes(self) -> tuple[Lane, ...]:
         """One lane for each worker the endpoint may start."""
         return tuple(
-            Lane(id=f"{KEY}-{number}", backend=KEY, tier=self.tier, gpu=self._settings.gpu)
+            Lane(id=f"{KEY}/{number}", backend=KEY, tier=self.tier, gpu=self._settings.gpu)
             for number in range(1, self._settings.max_workers + 1)
         )
 

@@ -69,11 +69,12 @@ def failure_of(handle: JobHandle, job: RemoteJob | None, *, backend: str) -> Bac
     if job is None:
         return _gone(handle, backend)
     if job.state == "CANCELLED":
+        untouched = job.execution_ms is None and job.delay_ms is None and job.worker_id is None
         return TerminalError(
             f"job {job.id!r} was cancelled on RunPod",
             kind=FailureKind.CANCELLED,
             backend=backend,
-            execution_s=job.execution_s,
+            execution_s=0.0 if untouched else job.execution_s,
         )
     if job.state == "TIMED_OUT":
         return _timed_out(handle, job, backend)
