@@ -25,7 +25,7 @@ from pydantic import BaseModel
 from hybrid_video import __version__
 from hybrid_video.clips.facts import ClipFacts
 from hybrid_video.errors import ConfigurationError, InputError
-from hybrid_video.models import IDENTIFIER, Clip, VideoJob, utc_now
+from hybrid_video.models import IDENTIFIER, Clip, utc_now
 from hybrid_video.redaction import redact
 
 _CHUNK = 1 << 20
@@ -34,24 +34,24 @@ _TEXT_LIMIT = 20_000
 
 
 def store_clip(
-    source: Path, *, out_dir: Path, batch: str, job: VideoJob, facts: ClipFacts, provenance: Mapping[str, Any]
+    source: Path, *, out_dir: Path, batch: str, job: str, facts: ClipFacts, provenance: Mapping[str, Any]
 ) -> Clip:
     """Copies a clip to `<out_dir>/<batch>/<job id><suffix>` and writes `<job id>.json` beside it. `source` stays.
 
     Args:
         facts: what `check_clip` found in `source`.
-        provenance: where the clip comes from: seed, backend, model, cost_usd, attempt_id, simulated and so on. Texts
-            in it are redacted. The job's own fields, the hash and the facts are added here.
+        provenance: where the clip comes from: prompt, seed, backend, model, workflow, cost_usd, attempt_id, simulated
+            and so on. Texts in it are redacted. Names, hash, facts, time and version are added here.
 
     Raises:
         ConfigurationError: the folder cannot be written, or the disk is full.
         InputError: the batch's or the job's name cannot be a file name.
     """
-    for name in (batch, job.id):
+    for name in (batch, job):
         if not re.fullmatch(IDENTIFIER, name):
             raise InputError(f"{name!r} cannot be a file name; use letters, digits, '.', '_' and '-', at most 64")
     folder = Path(out_dir).absolute() / batch
-    final, record = folder / f"{job.id}{facts.suffix}", folder / f"{job.id}.json"
+    final, record = folder / f"{job}{facts.suffix}", folder / f"{job}.json"
     with _explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with _temporary(folder) as part:
@@ -59,7 +59,7 @@ def store_clip(
             _keep_previous(final, record, digest)
             part.replace(final)
         clip = _clip(final, job, facts, digest, size, simulated=bool(provenance.get("simulated")))
-        _write_record(record, clip, batch, job, provenance)
+        _write_record(record, clip, batch, provenance)
         _sync_folder(folder)
     return clip
 
@@ -72,9 +72,9 @@ def free_disk_mb(path: Path) -> int:
     return shutil.disk_usage(place).free // 1_000_000
 
 
-def _clip(path: Path, job: VideoJob, facts: ClipFacts, digest: str, size: int, *, simulated: bool) -> Clip:
+def _clip(path: Path, job: str, facts: ClipFacts, digest: str, size: int, *, simulated: bool) -> Clip:
     return Clip(
-        job=job.id,
+        job=job,
         path=str(path),
         sha256=digest,
         size_bytes=size,
@@ -89,16 +89,15 @@ def _clip(path: Path, job: VideoJob, facts: ClipFacts, digest: str, size: int, *
     )
 
 
-def _write_record(record: Path, clip: Clip, batch: str, job: VideoJob, provenance: Mapping[str, Any]) -> None:
+def _write_record(record: Path, clip: Clip, batch: str, provenance: Mapping[str, Any]) -> None:
     identity = {
         "batch": batch,
-        "job": job.id,
+        "job": clip.job,
         "file": Path(clip.path).name,
         **clip.model_dump(mode="json", exclude={"job", "path"}),
     }
     content = {
         **identity,
-        **job.model_dump(mode="json", include={"prompt", "negative_prompt", "image", "seed", "workflow", "inputs"}),
         "created_at": utc_now(),
         "hybrid_video": __version__,
         **provenance,
