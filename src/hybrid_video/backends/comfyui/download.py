@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -53,7 +54,8 @@ async def download(client: ComfyUIClient, parameters: Mapping[str, str], target:
             backend=client.backend,
         ) from None
     finally:
-        await asyncio.to_thread(part.unlink, missing_ok=True)
+        with suppress(OSError):
+            await asyncio.to_thread(part.unlink, missing_ok=True)
     return target
 
 

@@ -129,13 +129,19 @@ class ComfyUIServer:
         trouble = f"ComfyUI at {self.url!r} holds {queued} prompts and runs none: its worker is dead"
         return Checkup(stats, queued, trouble, "Restart that ComfyUI.", latency_s)
 
-    async def preflight(self, plan: WorkflowPlan) -> tuple[Problem, ...]:
+    async def preflight(self, plan: WorkflowPlan, *, with_image: bool = True) -> tuple[Problem, ...]:
         """What the workflow needs and this server lacks.
+
+        Args:
+            plan: the workflow.
+            with_image: whether an input image will be uploaded before it is sent.
 
         Raises:
             BackendError: it cannot be asked.
+            InputError: the workflow needs an image and there will be none.
         """
-        graph = plan.bind(seed=0, filename_prefix="hv/preflight", image_name=_PLACEHOLDER_IMAGE)
+        image_name = _PLACEHOLDER_IMAGE if with_image else None
+        graph = plan.bind(seed=0, filename_prefix="hv/preflight", image_name=image_name)
         sources = Sources(plan.models, plan.custom_nodes)
         info = await self._object_info()
         return problems(graph, info, uploaded=frozenset({_PLACEHOLDER_IMAGE}), sources=sources)
@@ -147,7 +153,8 @@ class ComfyUIServer:
             TransientError, TerminalError: it is certain that nothing runs there.
             SubmitUncertain: it may have been accepted and cannot be looked up now.
         """
-        image_name = await self.client.upload_image(Path(order.image_path)) if order.image_path else None
+        image = Path(order.image_path) if order.image_path and plan.needs_image else None
+        image_name = await self.client.upload_image(image) if image else None
         graph = plan.bind(seed=order.seed, filename_prefix=order.filename_prefix, image_name=image_name)
         client_id = await self.listener.client_id() if self.listener else uuid4().hex
         if self.listener:
