@@ -11,6 +11,7 @@ Resolver = Callable[[str, int], Awaitable[list[str]]]
 """Host and port to numeric addresses, in the order to try them."""
 
 _NAT64 = IPv6Network("64:ff9b::/96")
+_IPV6_UNICAST = IPv6Network("2000::/3")
 
 
 async def system_resolver(host: str, port: int) -> list[str]:
@@ -25,9 +26,12 @@ def is_public(address: str) -> bool:
         ip = ip_address(address.partition("%")[0])
     except ValueError:
         return False
-    inner = _wrapped(ip) if isinstance(ip, IPv6Address) else None
-    if inner is not None:
-        return is_public(str(inner))
+    if isinstance(ip, IPv6Address):
+        inner = _wrapped(ip)
+        if inner is not None:
+            return is_public(str(inner))
+        if ip not in _IPV6_UNICAST:
+            return False
     return ip.is_global and not ip.is_multicast and not ip.is_reserved and not ip.is_unspecified
 
 

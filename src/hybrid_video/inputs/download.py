@@ -24,14 +24,8 @@ from hybrid_video.redaction import redact
 
 MAX_REDIRECTS = 3
 _TIMEOUT = httpx.Timeout(30.0, connect=10.0)
-_CONTENT_TYPES = {
-    "image/png",
-    "image/jpeg",
-    "image/jpg",
-    "image/webp",
-    "application/octet-stream",
-    "binary/octet-stream",
-}
+_UNTYPED = {"", "application/octet-stream", "binary/octet-stream"}
+_PICTURES = {"image/png", "image/jpeg", "image/jpg", "image/webp"}
 _REDIRECTS = {301, 302, 303, 307, 308}
 _BUSY = {408, 425, 429, 500, 502, 503, 504}
 
@@ -158,7 +152,7 @@ def _check_response(response: httpx.Response) -> None:
     if status != 200:
         raise RefusedError(f"answers {status} {response.reason_phrase}; check that it can be opened without signing in")
     content_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if content_type and content_type not in _CONTENT_TYPES:
+    if content_type not in _PICTURES | _UNTYPED:
         raise RefusedError(f"serves {redact(content_type, 80)!r}, not a picture; give the picture's own address")
     encoding = response.headers.get("content-encoding", "identity").lower()
     if encoding not in {"", "identity"}:

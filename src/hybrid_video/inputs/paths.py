@@ -28,7 +28,7 @@ def contained_file(field: str, value: str, folder: Path, max_bytes: int) -> Path
     if _DRIVE.match(written) or written.startswith(("/", "~")):
         raise InputError(f"{shown} is not a path inside the batch file's folder; {move}")
     if _SCHEME.match(written):
-        raise InputError(f"{shown} is an address of a kind that is not fetched; give an https URL, or {move}")
+        raise InputError(f"{shown} is an address, and only pictures at https addresses are fetched; {move}")
     try:
         root = folder.resolve()
         path = (root / written).resolve()
