@@ -15,7 +15,7 @@ from pathlib import Path
 import yaml
 
 from hybrid_video.errors import InputError
-from hybrid_video.workflows.graph import Graph, is_link, title_of
+from hybrid_video.workflows.graph import VIDEO_SAVERS, Graph, is_link, title_of
 
 Value = str | int | float | bool
 
@@ -105,21 +105,26 @@ def find_bindings(graph: Graph, workflow: Path) -> Bindings:
 
 def _by_title(graph: Graph, source: str) -> tuple[dict[str, tuple[Slot, ...]], str | None]:
     fields: dict[str, tuple[Slot, ...]] = {}
-    output = None
+    outputs: list[str] = []
+    misplaced: dict[str, str] = {}
     for id_, node in graph.items():
         for field in _fields_in(title_of(node)):
             if field == OUTPUT:
-                output = id_
-                continue
-            name = _input_for(node["inputs"], FIELD_INPUTS[field])
-            if name is None:
-                raise InputError(
-                    f"workflow {source!r}: node {id_!r} ({node['class_type']}) has the title {title_of(node)!r} but "
-                    f"none of the inputs {', '.join(FIELD_INPUTS[field])}; put the title on the node that takes the value, "
-                    f"or name the input in {Path(source).with_suffix('.map.yaml').name!r}"
-                )
-            fields[field] = (*fields.get(field, ()), Slot(id_, name))
-    return fields, output
+                outputs.append(id_)
+            elif name := _input_for(node["inputs"], FIELD_INPUTS[field]):
+                fields[field] = (*fields.get(field, ()), Slot(id_, name))
+            else:
+                misplaced[field] = id_
+    for field, id_ in misplaced.items():
+        if field not in fields:
+            node, mapping = graph[id_], Path(source).with_suffix(".map.yaml").name
+            raise InputError(
+                f"workflow {source!r}: node {id_!r} ({node['class_type']}) has the title {title_of(node)!r} but "
+                f"none of the inputs {', '.join(FIELD_INPUTS[field])}; put the title on the node that takes the value, "
+                f"or name the input in {mapping!r}"
+            )
+    savers = [id_ for id_ in outputs if graph[id_]["class_type"] in VIDEO_SAVERS]
+    return fields, next(iter(savers or outputs), None)
 
 
 def _fields_in(title: str) -> list[str]:

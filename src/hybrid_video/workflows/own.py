@@ -70,14 +70,15 @@ def plan_file(job: VideoJob, path: Path) -> WorkflowPlan:
     measured = _fit(draft)
     _check_seed(draft)
     variable = [slot for slots in bindings.fields.values() for slot in slots]
+    needed = ancestors(draft.graph, [output_node, *save_nodes(draft.graph)])
     return WorkflowPlan(
         name=path.name,
         source="file",
         output=_promise(draft, measured),
-        exact=None not in (measured.width, measured.height, measured.frames, measured.fps),
+        exact=measured.exact,
         signature=signature_of(draft.graph, [*variable, *images]),
         output_node=output_node,
-        models=models_of({id_: draft.graph[id_] for id_ in ancestors(draft.graph, save_nodes(draft.graph))}),
+        models=models_of({id_: node for id_, node in draft.graph.items() if id_ in needed}),
         warnings=tuple(draft.warnings),
         graph=draft.graph,
         seed_slots=bindings.slots("seed"),
@@ -128,6 +129,9 @@ def _set_inputs(draft: _Draft) -> None:
         except InputError as error:
             raise draft.refuse(str(error)) from error
         for slot in slots:
+            field = next((field for field, taken in draft.bindings.fields.items() if slot in taken), None)
+            if field:
+                raise draft.refuse(f"input {name!r} is where the job's own {field!r} goes; set that field instead")
             set_value(draft.graph, slot, value, f"job {draft.job.id!r}: input {name!r}")
 
 

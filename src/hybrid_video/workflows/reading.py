@@ -18,12 +18,21 @@ MAX_DEPTH = 200
 
 @dataclass(frozen=True)
 class Measured:
-    """A clip's figures, each None where the graph does not tell."""
+    """A clip's figures, each None where the graph does not tell.
+
+    `rounded` marks formats that cannot keep every rate and frame (GIF, WEBP): figures are near, not exact.
+    """
 
     width: int | None = None
     height: int | None = None
     frames: int | None = None
     fps: float | None = None
+    rounded: bool = False
+
+    @property
+    def exact(self) -> bool:
+        """Whether every figure is known and certain."""
+        return not self.rounded and None not in (self.width, self.height, self.frames, self.fps)
 
 
 NOTHING = Measured()
@@ -183,7 +192,12 @@ def _repeat_images(reader: _Reader, inputs: dict[str, Any], depth: int) -> Measu
     return replace(source, frames=frames)
 
 
+def _load_image(_reader: _Reader, _inputs: dict[str, Any], _depth: int) -> Measured:
+    return Measured(frames=1)
+
+
 _IMAGES: dict[str, Callable[[_Reader, dict[str, Any], int], Measured]] = {
+    "LoadImage": _load_image,
     "EmptyImage": _empty_image,
     "ImageScale": _image_scale,
     "ImageFromBatch": _image_from_batch,
@@ -208,16 +222,16 @@ def _save_webm(reader: _Reader, inputs: dict[str, Any]) -> Measured:
 
 def _video_combine(reader: _Reader, inputs: dict[str, Any]) -> Measured:
     source = reader.images(inputs.get("images"))
-    if inputs.get("pingpong") is not False:
-        source = replace(source, frames=None)
-    if not str(inputs.get("format", "")).startswith("video/"):
-        return replace(source, fps=None)  # GIF and WEBP count in hundredths and thousandths of a second
-    return replace(source, fps=reader.number(inputs.get("frame_rate")))
+    if inputs.get("pingpong") is not False and source.frames is not None:
+        source = replace(source, frames=max(source.frames, 2 * source.frames - 2))
+    # GIF and WEBP count in hundredths and thousandths of a second.
+    rounded = not str(inputs.get("format", "")).startswith("video/")
+    return replace(source, fps=reader.number(inputs.get("frame_rate")), rounded=rounded)
 
 
 def _animated_webp(reader: _Reader, inputs: dict[str, Any]) -> Measured:
     # Equal neighbours may be merged into one longer frame, and a frame lasts whole milliseconds.
-    return replace(reader.images(inputs.get("images")), frames=None, fps=None)
+    return replace(reader.images(inputs.get("images")), fps=reader.number(inputs.get("fps")), rounded=True)
 
 
 _SAVERS: dict[str, Callable[[_Reader, dict[str, Any]], Measured]] = {

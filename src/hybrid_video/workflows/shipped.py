@@ -50,7 +50,8 @@ def plan_template(job: VideoJob, name: str) -> WorkflowPlan:
         for slot in bound.get(field, ()):
             set_value(graph, slot, value, f"job {job.id!r}: {field}")
     (save,) = video_nodes(graph)
-    graph = {id_: node for id_, node in graph.items() if id_ in ancestors(graph, [save])}
+    needed = ancestors(graph, [save])
+    graph = {id_: node for id_, node in graph.items() if id_ in needed}
     variable = [slot for field in JOB_FIELDS for slot in bound.get(field, ()) if slot.node in graph]
     return WorkflowPlan(
         name=name,

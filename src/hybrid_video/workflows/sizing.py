@@ -77,7 +77,8 @@ def fit_job(job: VideoJob, workflow: str, frames: FrameRule, size: SizeRule) -> 
     if width * height > size.max_pixels:
         raise InputError(
             f"job {job.id!r}: {width}x{height} is too large for {workflow!r}, which makes at most {size.max_pixels} "
-            f"pixels (its own size is {size.native[0]}x{size.native[1]}); lower width or height, or choose another workflow"
+            f"pixels (its own size is {size.native[0]}x{size.native[1]}); lower width or height, "
+            "or choose another workflow"
         )
     return OutputSpec(width=width, height=height, fps=job.fps, frames=count)
 
@@ -95,5 +96,6 @@ def _refuse_inexact(job: VideoJob, workflow: str, frames: FrameRule, size: SizeR
         near = dict.fromkeys((frames.at_most(exact), frames.at_least(exact)))
         raise InputError(
             f"job {job.id!r}: duration_s {job.duration_s!r} at {job.fps} fps is {exact} frames, which {workflow!r} "
-            f"cannot make; ask for {' or '.join(f'{n / job.fps:.6g} s ({n} frames)' for n in near)}, or use fit: nearest"
+            f"cannot make; ask for {' or '.join(f'{n / job.fps:.6g} s ({n} frames)' for n in near)}, "
+            "or use fit: nearest"
         )
