@@ -14,3 +14,19 @@ Both hosts are spoken to with httpx. The `runpod` package 1.12.0 was read and do
 
 It does serve for the account's balance, which only GraphQL offers: see `account`.
 """
+
+from hybrid_video.backends.runpod.pod_backend import PodBackend
+from hybrid_video.backends.runpod.pod_records import GpuType, Pod, PodBill, PodSpec, ServerlessBill
+from hybrid_video.backends.runpod.pods import PodsClient
+from hybrid_video.backends.runpod.serverless import ServerlessBackend
+
+__all__ = [
+    "GpuType",
+    "Pod",
+    "PodBackend",
+    "PodBill",
+    "PodSpec",
+    "PodsClient",
+    "ServerlessBackend",
+    "ServerlessBill",
+]

@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import logging
 from pathlib import Path, PurePosixPath
 
 import httpx
 
 from hybrid_video.errors import BackendError, FailureKind, TerminalError, TransientError
 from hybrid_video.models import RemoteFile
+from hybrid_video.redaction import RedactingFilter
 from hybrid_video.settings import is_loopback
 
 TRIES = 5
@@ -25,6 +27,9 @@ MAX_CLIP_BYTES = 4 * 1024**3
 TIMEOUT = httpx.Timeout(60.0, connect=10.0)
 GONE = frozenset({401, 403, 404, 410})
 """What object stores answer when a presigned URL has expired (403) or the object was deleted (404)."""
+
+# httpx logs every address at INFO, signatures included.
+logging.getLogger("httpx").addFilter(RedactingFilter())
 
 
 def target_path(folder: Path, stem: str, file: RemoteFile) -> Path:

@@ -159,6 +159,8 @@ class PodBackend:
         for place in [place for place in self._places.values() if not place.trouble]:
             try:
                 found = await place.server.preflight(plan, with_image=image_path is not None or bool(job.image))
+            except InputError as error:
+                return Refusal(code="capability", reason=error.message)
             except BackendError as error:
                 return Refusal(code="health", reason=error.message)
             if found:
