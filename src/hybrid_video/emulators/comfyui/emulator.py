@@ -14,7 +14,7 @@ from hybrid_video.emulators.comfyui.channel import FEATURES
 from hybrid_video.emulators.comfyui.file_routes import FileRoutes
 from hybrid_video.emulators.comfyui.gate import Gate
 from hybrid_video.emulators.comfyui.info_routes import InfoRoutes
-from hybrid_video.emulators.comfyui.machine import Machine
+from hybrid_video.emulators.comfyui.machine import Machine, Tariff
 from hybrid_video.emulators.comfyui.prompt_routes import PromptRoutes
 from hybrid_video.emulators.faults import FaultPlan
 from hybrid_video.emulators.server import ChargeList, ScaledClock, add_control_routes, cut
@@ -36,6 +36,8 @@ class ComfyUIEmulator:
         missing_nodes: node classes that seem not to be installed.
         output_dir: where clips go; without it a temporary folder that goes away with the emulator.
         gpu: the device `/system_stats` shows.
+        charges: where accepted prompts are recorded; without it a list of its own.
+        tariff: what a prompt costs, where the machine it runs on is rented; without it nothing.
     """
 
     def __init__(
@@ -50,6 +52,8 @@ class ComfyUIEmulator:
         missing_nodes: frozenset[str] = frozenset(),
         output_dir: Path | None = None,
         gpu: str = "NVIDIA GeForce RTX 4090",
+        charges: ChargeList | None = None,
+        tariff: Tariff | None = None,
     ) -> None:
         self._machine = Machine(
             clock=clock,
@@ -61,6 +65,8 @@ class ComfyUIEmulator:
             missing_nodes=missing_nodes,
             output_dir=output_dir,
             gpu=gpu,
+            charges=charges,
+            tariff=tariff,
         )
 
     @property

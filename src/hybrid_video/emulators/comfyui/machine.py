@@ -6,7 +6,9 @@ import asyncio
 import math
 import random
 from collections import defaultdict
+from collections.abc import Callable
 from contextlib import suppress
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,9 @@ from hybrid_video.pricing.timings import ServiceTimes
 
 _IDLE_SERVICE_S = 0.1  # a prompt that renders nothing
 
+Tariff = Callable[[str, float], Decimal]
+"""US dollars for a prompt by its final state and its seconds of execution."""
+
 
 class Machine:
     """State and worker of one simulated server. Times are simulated seconds of `clock`."""
@@ -42,11 +47,13 @@ class Machine:
         missing_nodes: frozenset[str],
         output_dir: Path | None,
         gpu: str,
+        charges: ChargeList | None = None,
+        tariff: Tariff | None = None,
     ) -> None:
         self.clock = clock
         self.faults = faults
         self.gpu = gpu
-        self.charges = ChargeList()
+        self.charges = ChargeList() if charges is None else charges
         self.folders = Folders(output_dir)
         self.catalog = NodeCatalog(missing_models=missing_models, missing_nodes=missing_nodes, folders=self.folders)
         self.channel = Channel(self.queue_info)
@@ -56,6 +63,7 @@ class Machine:
         self.free_requested = False
         self.wedged = False
         self._service_s = service_s
+        self._tariff = tariff
         self._jitter = jitter
         self._random = random.Random(seed)
         self._times = ServiceTimes()
@@ -81,11 +89,13 @@ class Machine:
         self._open_charges[item[1]].append(self.charges.open(item[1], job_label(item[2], item[3])))
         self.queue.put(item)
 
-    def settle(self, prompt_id: str, state: str) -> None:
-        """Ends the charge of a prompt: done, failed or cancelled. It costs nothing either way."""
+    def settle(self, prompt_id: str, state: str, seconds: float = 0.0) -> None:
+        """Ends the charge of a prompt: done, failed or cancelled after so many seconds. Free without a tariff."""
         waiting = self._open_charges[prompt_id]
         if waiting:
-            waiting.pop(0).state = state
+            charge = waiting.pop(0)
+            charge.usd = self._tariff(state, seconds) if self._tariff else Decimal(0)
+            charge.state = state
 
     def label(self, graph: Graph, extra_data: dict[str, Any]) -> str:
         """What fault rules match against: the job's label and the prompt text."""

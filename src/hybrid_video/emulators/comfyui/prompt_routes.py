@@ -53,7 +53,7 @@ class PromptRoutes:
         if "number" in body:
             number = float(body["number"])
         else:
-            number = -queue.counter if body.get("front") else queue.counter
+            number = -queue.counter if _field(body, "front") else queue.counter
             queue.counter += 1
         if "prompt" not in body:
             details = "No prompt provided"
@@ -96,10 +96,11 @@ class PromptRoutes:
         body = await request.json()
 
         async def change() -> web.Response:
-            if body.get("clear"):
+            if _field(body, "clear"):
                 self._machine.queue.wipe()
-            for prompt_id in body.get("delete", ()):
-                self._machine.queue.delete(prompt_id)
+            if "delete" in body:
+                for prompt_id in body["delete"]:
+                    self._machine.queue.delete(prompt_id)
             return web.Response(status=200)
 
         return await self._gate.pass_through(request, "cancel", self._named(body), change)
@@ -146,10 +147,11 @@ class PromptRoutes:
         """`POST /history`: clear or delete."""
         body = await request.json()
         history = self._machine.queue.history
-        if body.get("clear"):
+        if _field(body, "clear"):
             history.clear()
-        for prompt_id in body.get("delete", ()):
-            history.pop(prompt_id, None)
+        if "delete" in body:
+            for prompt_id in body["delete"]:
+                history.pop(prompt_id, None)
         return web.Response(status=200)
 
     async def get_jobs(self, request: web.Request) -> web.StreamResponse:
@@ -174,5 +176,12 @@ class PromptRoutes:
             return ""
 
     def _named(self, body: Any) -> str:
+        if not isinstance(body, dict):
+            return ""
         ids = [body.get("prompt_id"), *(body.get("delete") or [])]
         return "\n".join(self._machine.label_of(str(prompt_id)) for prompt_id in ids if prompt_id)
+
+
+def _field(body: Any, name: str) -> Any:
+    """A field of a body that may be a list or a text as well, as the original allows."""
+    return body[name] if name in body else None
