@@ -1,0 +1,128 @@
+"""All pods of the account, and the program that runs inside each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal
+
+from aiohttp import web
+
+from hybrid_video.emulators.runpod.metering import Usage
+from hybrid_video.emulators.runpod.pods import TOKEN_VARIABLE, BootTimes, Pod, PodStatus, StaticPod
+from hybrid_video.emulators.server import RunningServer, ScaledClock, start_server
+
+ServiceFactory = Callable[[Pod], web.Application]
+
+
+@dataclass
+class _Service:
+    epoch: int
+    server: RunningServer
+
+
+class Fleet:
+    """Pods by id. The program of a pod is a real server on its own loopback port, started when first asked for.
+
+    A container that is reset or stopped loses its program, and with it ComfyUI's queue and history.
+    """
+
+    def __init__(self, *, clock: ScaledClock, boot: BootTimes, service: ServiceFactory) -> None:
+        self.boot = boot
+        self._clock, self._service = clock, service
+        self._pods: dict[str, Pod] = {}
+        self._services: dict[str, _Service] = {}
+
+    def add(self, pod: Pod) -> None:
+        """Takes a pod in."""
+        self._pods[pod.id] = pod
+
+    def add_static(self, pods: tuple[StaticPod, ...], usd_per_s: Callable[[str], Decimal | None]) -> None:
+        """Adds pods that run and answer from now on."""
+        now = self._clock.now()
+        for static in pods:
+            pod = Pod(
+                id=static.id,
+                request=static.request(),
+                data_center="EU-RO-1",
+                usd_per_s=usd_per_s(static.gpu) or Decimal(0),
+                created_at=now,
+                boot=self.boot,
+            )
+            pod.run_at_once(now)
+            self.add(pod)
+
+    def get(self, pod_id: str) -> Pod | None:
+        """The pod, TERMINATED ones for a while too; None afterwards."""
+        pod = self._pods.get(pod_id)
+        return None if pod is None or pod.gone(self._clock.now()) else pod
+
+    def listed(self) -> list[Pod]:
+        """Pods as `GET /v2/pods` lists them: a terminated one is no longer there."""
+        now = self._clock.now()
+        return [pod for pod in self._pods.values() if pod.status(now) is not PodStatus.TERMINATED]
+
+    def usages(self) -> list[Usage]:
+        """Everything billed, terminated pods included."""
+        return [usage for pod in self._pods.values() for usage in pod.usages]
+
+    def spent_usd(self) -> Decimal:
+        """What all pods have cost by now."""
+        now = self._clock.now()
+        return sum(
+            (
+                Decimal(str(round(usage.seconds_within(0.0, now), 6))) * (usage.usd_per_s + usage.disk_usd_per_s)
+                for usage in self.usages()
+            ),
+            Decimal(0),
+        )
+
+    async def stop(self, pod: Pod) -> None:
+        """Stops a pod."""
+        pod.stop(self._clock.now())
+        await self._end_service(pod)
+
+    async def restart(self, pod: Pod) -> None:
+        """Resets a pod's container."""
+        pod.restart(self._clock.now())
+        await self._end_service(pod)
+
+    async def terminate(self, pod: Pod) -> None:
+        """Deletes a pod."""
+        pod.terminate(self._clock.now())
+        await self._end_service(pod)
+
+    async def service_url(self, pod: Pod) -> str | None:
+        """Address of the program inside a pod, None while nothing answers there."""
+        if not pod.serves(self._clock.now()):
+            return None
+        service = self._services.get(pod.id)
+        if service is None:
+            server = await start_server(self._service(pod))
+            known = self._services.setdefault(pod.id, _Service(pod.epoch, server))
+            if known.server is not server:  # another request was quicker
+                await server.close()
+            service = known
+        return service.server.url
+
+    def reset(self) -> list[RunningServer]:
+        """Forgets every pod; returns the programs, which are still to be closed."""
+        servers = [service.server for service in self._services.values()]
+        self._services.clear()
+        self._pods.clear()
+        return servers
+
+    async def close(self) -> None:
+        """Ends every program and forgets every pod."""
+        for server in self.reset():
+            await server.close()
+
+    async def _end_service(self, pod: Pod) -> None:
+        service = self._services.pop(pod.id, None)
+        if service is not None:
+            await service.server.close()
+
+
+def token_of(pod: Pod) -> str:
+    """The bearer token the pod's own gate asks for; empty: the program is open to anyone who knows the pod id."""
+    return pod.request.env.get(TOKEN_VARIABLE, "")
