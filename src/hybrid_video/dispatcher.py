@@ -186,9 +186,8 @@ def _reason(
         return "the cheapest backend that can take it, and free"
     rivals = sum(1 for other in waiting if any(b.key in other.options for b in cheaper))
     room = sum(b.capacity(horizon_s) for b in cheaper)
-    if rivals <= room:
-        return None
     dearest = all(b.price_usd <= backend.price_usd for b in others)
-    if dearest and len(cheaper) > 1 and rivals - room < backend.capacity(horizon_s - 2 * backend.service_s):
+    can_wait = dearest and len(cheaper) > 1 and rivals - room < backend.capacity(horizon_s - 2 * backend.service_s)
+    if rivals <= room or can_wait:
         return None
     return f"cheaper backends can finish only {room} of the {rivals} waiting jobs within {horizon_s:.0f} s"

@@ -1,4 +1,4 @@
-"""The failure taxonomy as data: who is at fault, whether the job may be tried again, where, and what the user is told."""
+"""The failure taxonomy as data: who is at fault, whether and where to try again, and what the user is told."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ def _score(candidate: Candidate, preferences: EffectivePreferences, *, dearest: 
         ("speed", earliest / finish if finish > 0 else 1.0, weights.speed),
         ("queue", _quote(candidate).service_s / finish if finish > 0 else 1.0, weights.queue),
     )
-    terms = tuple(ScoreTerm(name=n, value=v, weight=w, points=v * w) for n, v, w in values)  # type: ignore[arg-type]
+    terms = tuple(ScoreTerm(name=n, value=v, weight=w, points=v * w) for n, v, w in values)
     return candidate.model_copy(update={"terms": terms, "score": sum(term.points for term in terms)})
 
 

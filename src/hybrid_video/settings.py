@@ -192,6 +192,13 @@ class RoutingSettings(_Group):
     retry_base_s: float = Field(
         2.0, ge=0, le=300, description="First back-off; doubles with each attempt, with jitter."
     )
+    backend_patience_s: float = Field(
+        120, ge=0, description="How long a job that no backend can take now waits before it fails."
+    )
+    value_of_time_usd_per_h: float = Field(
+        10, ge=0, description="With neither deadline nor budget: what an hour of waiting is worth to you."
+    )
+    simulated: bool = Field(False, description="Marks everything this installation writes as simulated (the demo).")
     allow_private_urls: bool = Field(False, description="Allow image URLs on private addresses.")
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import date
+from typing import Any
 
 import pandas as pd
 
@@ -74,8 +75,9 @@ def observed_times(history: History) -> dict[tuple[str, str, str], Observed]:
         from recent where age <= 200 and per_unit > 0 group by all
         """
     )
+    rows: list[dict[str, Any]] = frame.to_dict("records")
     return {
-        (row.backend, row.gpu, row.model): Observed(int(row.n), float(row.total))
-        for row in frame.itertuples(index=False)
-        if row.n
+        (str(row["backend"]), str(row["gpu"]), str(row["model"])): Observed(int(row["n"]), float(row["total"]))
+        for row in rows
+        if row["n"]
     }

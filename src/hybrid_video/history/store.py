@@ -1,7 +1,7 @@
 """The DuckDB file: opened, used and closed under a file lock, never kept open.
 
-DuckDB lets one process write or several read, never both. Whoever holds the lock copies what the ledger has finished and
-the history has not; a reader that finds the lock taken waits a moment and then says so.
+DuckDB lets one process write or several read, never both. Whoever holds the lock copies what the ledger has finished
+and the history has not; a reader that finds the lock taken waits a moment and then says so.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ create table if not exists attempts (
 )
 """
 
-COLUMNS = ["attempt_id", "batch", "job", "number", "backend", "tier", "model", "gpu", "state", "quoted_usd", "cost_usd", "quoted_service_s", "created_at", "submitted_at", "finished_at", "execution_s", "queue_s", "total_s", "work_units", "error_kind", "error_message"]
+COLUMNS = [line.split()[0] for line in TABLE.strip().splitlines()[1:-1]]
 
 
 class History:

@@ -1,4 +1,4 @@
-"""The ledger: operational truth about jobs, attempts, decisions and money, transactional and shared by every process."""
+"""The ledger: operational truth about jobs, attempts, decisions and money, shared by every process."""
 
 from hybrid_video.ledger.owner import Owner
 from hybrid_video.ledger.store import Balance, Caps, JobRow, JobTakenError, Ledger

@@ -7,7 +7,7 @@
     running    the backend has been seen working on it                  reserved
     collected  the clip is on disk, checked and named                   reserved
     settled    the cost is known and booked                             settled
-    uncertain  the call may have been accepted; only looked up          reserved
+    uncertain  accepted or perhaps accepted, but out of reach; looked up   reserved
     failed     ended without a clip; what it cost is booked             settled (often 0)
     cancelled  stopped on request; what it cost is booked               settled (often 0)
 
@@ -24,7 +24,7 @@ MOVES: dict[S, frozenset[S]] = {
     S.SUBMITTED: frozenset({S.RUNNING, S.COLLECTED, S.UNCERTAIN, S.FAILED, S.CANCELLED}),
     S.RUNNING: frozenset({S.COLLECTED, S.UNCERTAIN, S.FAILED, S.CANCELLED}),
     S.COLLECTED: frozenset({S.SETTLED}),
-    S.UNCERTAIN: frozenset({S.SUBMITTED, S.FAILED, S.CANCELLED}),
+    S.UNCERTAIN: frozenset({S.SUBMITTED, S.RUNNING, S.COLLECTED, S.FAILED, S.CANCELLED}),
     S.SETTLED: frozenset(),
     S.FAILED: frozenset(),
     S.CANCELLED: frozenset(),

@@ -306,7 +306,7 @@ class Ledger:
         )
 
     def mark_uncertain(self, attempt_id: str, message: str) -> None:
-        """The submit may have been accepted; the reservation stays and the job waits."""
+        """It was, or may have been, accepted and is out of reach; the reservation stays and the job waits."""
         with self._write() as connection:
             row = self._set_state(
                 connection, attempt_id, AttemptState.UNCERTAIN, error_kind="uncertain", error_message=redact(message)

@@ -86,8 +86,8 @@ def _balances(attempts: list[Row], balances: dict[str, Row]) -> list[Finding]:
             expected[scope][1] += row.reserved_usd
     findings = []
     for scope in sorted(expected.keys() | balances.keys()):
-        row = balances.get(scope)
-        stored = [row.settled_usd, row.reserved_usd] if row is not None else [Decimal(0), Decimal(0)]
+        kept = balances.get(scope)
+        stored = [kept.settled_usd, kept.reserved_usd] if kept is not None else [Decimal(0), Decimal(0)]
         if stored != expected[scope]:
             findings.append(
                 Finding(

@@ -52,8 +52,10 @@ class PriceBook:
         """The shipped prices of a profile."""
         return cls(profile, tuple(entry for entry in _shipped() if entry.profile == profile))
 
-    def __iter__(self):  # type: ignore[no-untyped-def]
-        return iter(self._entries)
+    @property
+    def entries(self) -> tuple[PriceEntry, ...]:
+        """Every entry, the newest first."""
+        return self._entries
 
     def find(self, *, backend: str, tier: Tier, gpu: str = "", model: str = "", resolution: str = "") -> PriceEntry:
         """The newest entry for this backend, GPU, model and resolution.

@@ -1,0 +1,143 @@
+"""The flow `generate-batch`: a batch of shots becomes finished clips, a table and a report.
+
+Run it through a deployment, or as a program: `python flows/generate_batch.py REQUEST.json ANSWER.json` is how
+`hybrid-video run` starts it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any
+
+ROOT = Path(__file__).resolve().parents[1]
+if str(ROOT) not in sys.path:  # Prefect and `python flows/…` put only this folder on the path
+    sys.path.insert(0, str(ROOT))
+
+from prefect import flow, get_run_logger  # noqa: E402
+from prefect.runtime import flow_run  # noqa: E402
+from prefect.states import Cancelled, Completed, Failed, State  # noqa: E402
+from pydantic import Field  # noqa: E402
+
+from hybrid_video.batchfile import load_batch  # noqa: E402
+from hybrid_video.engine.report import BatchReport  # noqa: E402
+from hybrid_video.engine.session import batch_run, stop_on_signal  # noqa: E402
+from hybrid_video.errors import HybridVideoError, InputError  # noqa: E402
+from hybrid_video.models import Batch  # noqa: E402
+from hybrid_video.redaction import redact  # noqa: E402
+from hybrid_video.settings import Settings  # noqa: E402
+from tasks import PrefectSteps  # noqa: E402
+from tasks.artifacts import LiveProgress, publish_report  # noqa: E402
+
+
+def _run_name() -> str:
+    """`night-shots (12 jobs) 14:02`, so that the list of runs can be read."""
+    parameters = flow_run.parameters or {}
+    batch = parameters.get("batch")
+    now = datetime.now(UTC).strftime("%H:%M:%S")
+    if isinstance(batch, Batch):
+        return f"{batch.name} ({len(batch.jobs)} jobs) {now}"
+    if isinstance(batch, dict):
+        return f"{batch.get('name', 'batch')} ({len(batch.get('jobs', ()))} jobs) {now}"
+    return f"{Path(str(parameters.get('batch_file') or 'batch')).stem} {now}"
+
+
+@flow(name="generate-batch", flow_run_name=_run_name, persist_result=False, retries=0)
+async def generate_batch(
+    batch: Annotated[Batch | None, Field(description="The shots. Leave empty to use a batch file.")] = None,
+    batch_file: Annotated[
+        str | None, Field(description="Path of a YAML, JSON or CSV batch file on the worker.")
+    ] = None,
+    base_dir: Annotated[str | None, Field(description="Folder of the batch's images and workflows.")] = None,
+    out_dir: Annotated[str | None, Field(description="Folder for the clips; the configured one when empty.")] = None,
+    deadline_s: Annotated[float | None, Field(gt=0, description="Finish within so many seconds.")] = None,
+    budget_usd: Annotated[Decimal | None, Field(ge=0, description="Hard limit in US dollars.")] = None,
+) -> State[Any]:
+    """Make every clip of a batch, cheapest first, in time and within budget. The same batch name again resumes it."""
+    logger = get_run_logger()
+    try:
+        wanted, folder = _request(batch, batch_file, base_dir)
+        update = {"deadline_s": deadline_s, "budget_usd": budget_usd}
+        wanted = wanted.model_copy(update={key: value for key, value in update.items() if value is not None})
+        report, stopped = await _make(wanted, folder, Path(out_dir) if out_dir else None)
+    except HybridVideoError as error:
+        text = redact(str(error))
+        logger.error("%s", text)  # noqa: TRY400 - a traceback tells the user nothing
+        problems = error.problems if isinstance(error, InputError) else (text,)
+        data = {"error": text, "problems": [redact(p) for p in problems], "exit_code": error.exit_code}
+        return Failed(message=text[:1000], data=data)
+    await publish_report(report)
+    summary = f"{report.completed} of {report.jobs} clips for ${report.to_json()['cost_usd']}"
+    data = report.model_dump(mode="json")
+    if stopped:
+        return Cancelled(message=f"stopped: {summary}; remote jobs were told to stop, run it again to go on", data=data)
+    if report.errors:
+        first = report.errors[0]
+        return Failed(message=f"{summary}; {report.failed} failed, the first: {first.job}: {first.message}", data=data)
+    return Completed(message=summary, data=data)
+
+
+def _request(batch: Batch | None, batch_file: str | None, base_dir: str | None) -> tuple[Batch, Path]:
+    if (batch is None) == (batch_file is None):
+        raise InputError("give either `batch` or `batch_file`: one of them, not both")
+    if batch is not None:
+        return batch, Path(base_dir) if base_dir else Path.cwd()
+    file = Path(str(batch_file)).expanduser()
+    return load_batch(file), Path(base_dir) if base_dir else file.resolve().parent
+
+
+async def _make(batch: Batch, base_dir: Path, out_dir: Path | None) -> tuple[BatchReport, bool]:
+    """Runs the batch; True beside the report if it was asked to stop.
+
+    Signals set a flag instead of raising: Prefect's own handler raises inside whatever step happens to run, where
+    asyncio may keep it from ever reaching the flow.
+    """
+    stopped = False
+    async with (
+        LiveProgress(batch) as progress,
+        batch_run(
+            batch,
+            settings=Settings.load(),
+            base_dir=base_dir,
+            out_dir=out_dir,
+            steps=PrefectSteps(),
+            observer=progress,
+        ) as run,
+    ):
+
+        def stop() -> None:
+            nonlocal stopped
+            stopped = True
+            run.cancel()
+
+        with stop_on_signal(stop):
+            watcher = asyncio.create_task(progress.stop_when_cancelled(stop))
+            try:
+                return await run.run(), stopped
+            finally:
+                watcher.cancel()
+
+
+def main(request_file: str, answer_file: str) -> None:
+    """Runs the flow once for a request file and writes the report, or the error, as JSON."""
+    request = json.loads(Path(request_file).read_text(encoding="utf-8"))
+    state: State[Any] = asyncio.run(
+        generate_batch(  # type: ignore[arg-type]
+            batch=Batch.model_validate(request["batch"]),
+            base_dir=request["base_dir"],
+            out_dir=request["out_dir"],
+            return_state=True,
+        )
+    )
+    data = state.data if isinstance(state.data, dict) else None
+    if data is None:
+        data = {"error": redact(state.message or "the flow ended without a report"), "problems": [], "exit_code": 1}
+    Path(answer_file).write_text(json.dumps(data), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,170 @@
+"""`hybrid-video run FILE`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import tempfile
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Annotated
+
+import httpx
+import typer
+
+from hybrid_video.batchfile import load_batch
+from hybrid_video.cli.app import app
+from hybrid_video.cli.output import console, print_json, print_report, progress_of
+from hybrid_video.engine.report import BatchReport
+from hybrid_video.engine.session import run_batch
+from hybrid_video.errors import ConfigurationError, InputError
+from hybrid_video.models import Batch
+from hybrid_video.project import flow_command
+from hybrid_video.settings import Settings
+
+PREFECT_TIMEOUT_S = 3.0
+
+FileArgument = Annotated[Path, typer.Argument(help="Batch file: YAML, JSON or CSV.", show_default=False)]
+OutOption = Annotated[Path | None, typer.Option("--out", help="Folder for the clips.")]
+DeadlineOption = Annotated[
+    float | None, typer.Option("--deadline", help="Finish within so many seconds; overrides the file's.")
+]
+BudgetOption = Annotated[
+    str | None, typer.Option("--budget", help="Hard limit in US dollars; overrides the file's. The smaller one holds.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the report as one line of JSON on standard output.")]
+PrefectOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--prefect/--no-prefect",
+        help="Run as a Prefect flow run, or without Prefect. Default: as a flow run if PREFECT_API_URL answers.",
+    ),
+]
+
+
+@app.command()
+def run(
+    file: FileArgument,
+    out: OutOption = None,
+    deadline: DeadlineOption = None,
+    budget: BudgetOption = None,
+    json_output: JsonOption = False,
+    prefect: PrefectOption = None,
+) -> int:
+    """Make every clip of a batch file. The same batch name again resumes where it stopped."""
+    settings = Settings.load()
+    batch = with_goal(load_batch(file), deadline, budget)
+    base_dir = file.resolve().parent
+    if wants_prefect(prefect):
+        report = run_as_flow(batch, base_dir, out)
+    else:
+        with progress_of(batch.name, len(batch.jobs)) as observer:
+            report = asyncio.run(run_batch(batch, settings=settings, base_dir=base_dir, out_dir=out, observer=observer))
+    print_report(report)
+    if json_output:
+        print_json(report.to_json())
+    return report.exit_code
+
+
+def with_goal(batch: Batch, deadline_s: float | None, budget: str | None) -> Batch:
+    """The batch with the command's deadline and budget; a budget in the file can only be tightened.
+
+    Raises:
+        InputError: a value is out of range.
+    """
+    update: dict[str, object] = {}
+    if deadline_s is not None:
+        if not 0 < deadline_s <= 30 * 86_400:
+            raise InputError(f"--deadline: {deadline_s!r} is not between 0 and 2592000; give seconds from the start")
+        update["deadline_s"] = deadline_s
+    if budget is not None:
+        amount = parse_usd("--budget", budget)
+        update["budget_usd"] = amount if batch.budget_usd is None else min(amount, batch.budget_usd)
+    return batch.model_copy(update=update) if update else batch
+
+
+def parse_usd(name: str, text: str) -> Decimal:
+    """A dollar amount given on the command line.
+
+    Raises:
+        InputError: not a number, negative, or not finite.
+    """
+    try:
+        amount = Decimal(text.strip().removeprefix("$"))
+    except InvalidOperation:
+        raise InputError(f"{name}: {text!r} is not an amount; write dollars like 4.60") from None
+    if not amount.is_finite() or amount < 0:
+        raise InputError(f"{name}: {text!r} is not an amount of 0 or more; write dollars like 4.60")
+    return amount
+
+
+def wants_prefect(choice: bool | None) -> bool:
+    """Whether to run as a Prefect flow run: as asked, else if a configured server answers.
+
+    Raises:
+        ConfigurationError: Prefect was asked for and its server does not answer.
+    """
+    url = os.environ.get("PREFECT_API_URL", "")
+    if choice is False:
+        return False
+    if not url:
+        if choice:
+            raise ConfigurationError(
+                "--prefect needs a server: set PREFECT_API_URL (for example http://127.0.0.1:4200/api after "
+                "`prefect server start`), or leave --prefect out"
+            )
+        return False
+    try:
+        answer = httpx.get(f"{url.rstrip('/')}/health", timeout=PREFECT_TIMEOUT_S)
+        alive = answer.status_code == httpx.codes.OK
+    except httpx.HTTPError:
+        alive = False
+    if not alive and choice:
+        raise ConfigurationError(f"the Prefect server at {url!r} does not answer; start it, or leave --prefect out")
+    if not alive:
+        console.print(f"the Prefect server at {url} does not answer; running without it")
+    return alive
+
+
+def run_as_flow(
+    batch: Batch, base_dir: Path, out_dir: Path | None, *, environment: dict[str, str] | None = None
+) -> BatchReport:
+    """Runs the flow file as a child process, which shares the terminal, and reads its report.
+
+    Raises:
+        HybridVideoError: whatever the child was stopped by.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        request, answer = Path(folder, "request.json"), Path(folder, "answer.json")
+        request.write_text(
+            json.dumps(
+                {
+                    "batch": batch.model_dump(mode="json", exclude_none=True),
+                    "base_dir": str(base_dir),
+                    "out_dir": str(out_dir.resolve()) if out_dir else None,
+                }
+            ),
+            encoding="utf-8",
+        )
+        child = subprocess.run(
+            [*flow_command("generate_batch"), str(request), str(answer)],
+            check=False,
+            env={**os.environ, **(environment or {})},
+            stdout=2,
+        )
+        if not answer.exists():
+            raise ConfigurationError(
+                f"the flow ended without a report (exit {child.returncode}); see the messages above"
+            )
+        data = json.loads(answer.read_text(encoding="utf-8"))
+    if "error" in data:
+        raise _restored(data)
+    return BatchReport.model_validate(data)
+
+
+def _restored(data: dict[str, object]) -> InputError:
+    error = InputError(str(data["error"]), tuple(str(p) for p in data.get("problems", [])))  # type: ignore[attr-defined]
+    error.exit_code = int(str(data["exit_code"]))
+    return error

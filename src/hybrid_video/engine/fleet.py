@@ -1,0 +1,105 @@
+"""The configured backends of one run: started, watched, with their lanes and breakers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Mapping
+
+from hybrid_video.backends.base import Backend, BackendContext
+from hybrid_video.backends.registry import configured_backends
+from hybrid_video.engine.breaker import Breaker
+from hybrid_video.errors import BackendError, ConfigurationError, FailureKind
+from hybrid_video.models import Lane
+
+REFRESH_S = 15.0
+
+
+class Fleet:
+    """Holds the backends open; `refresh` brings back what was down."""
+
+    def __init__(self, backends: Mapping[str, Backend]) -> None:
+        self.backends = dict(backends)
+        self.breakers = {key: Breaker() for key in self.backends}
+        self.down: dict[str, str] = {}
+        self.changed = asyncio.Event()
+
+    @classmethod
+    def configured(cls, context: BackendContext) -> Fleet:
+        """The backends the settings name.
+
+        Raises:
+            ConfigurationError: none is configured.
+        """
+        backends = configured_backends(context)
+        if not backends:
+            raise ConfigurationError(
+                "no backend is configured. Set at least one of HYBRID_VIDEO_COMFYUI_URLS (your own GPU), "
+                "RUNPOD_API_KEY with HYBRID_VIDEO_RUNPOD_ENDPOINT_ID, or GEMINI_API_KEY; "
+                "`hybrid-video demo` runs without any"
+            )
+        return cls(backends)
+
+    async def start(self) -> None:
+        """Starts every backend; one that does not answer is noted as down.
+
+        Raises:
+            ConfigurationError: a key or an address is wrong; all such sentences together.
+        """
+        outcomes = await asyncio.gather(*(self._start(key) for key in self.backends), return_exceptions=True)
+        wrong = [str(outcome) for outcome in outcomes if isinstance(outcome, ConfigurationError)]
+        if wrong:
+            raise ConfigurationError("\n".join(wrong))
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+
+    async def close(self) -> None:
+        """Closes every backend; remote work goes on."""
+        await asyncio.gather(*(backend.close() for backend in self.backends.values()), return_exceptions=True)
+
+    async def keep_fresh(self) -> None:
+        """Runs until cancelled: tries what is down again, and checks the health of what is up."""
+        while True:
+            await asyncio.sleep(REFRESH_S)
+            await self.refresh()
+
+    async def refresh(self) -> None:
+        """One round of `keep_fresh`."""
+        for key, backend in self.backends.items():
+            if key in self.down:
+                with contextlib.suppress(ConfigurationError):
+                    await self._start(key)
+            else:
+                health = await backend.health()
+                if not health.healthy:
+                    self.down[key] = health.detail
+        self.changed.set()
+
+    def lanes(self) -> list[Lane]:
+        """Lanes of every backend that is up."""
+        return [lane for key, backend in self.backends.items() if key not in self.down for lane in backend.lanes()]
+
+    def unavailable(self, key: str) -> str | None:
+        """Why a backend cannot be given a job now; None if it can."""
+        if key in self.down:
+            return f"does not answer: {self.down[key]}"
+        breaker = self.breakers[key]
+        now = time.monotonic()
+        if not breaker.permits(now):
+            wait = max(0.0, (breaker.open_until_s or now) - now)
+            return (
+                f"is resting after failures; one trial job in {wait:.0f} s" if wait else "has its trial job under way"
+            )
+        return None
+
+    async def _start(self, key: str) -> None:
+        try:
+            await self.backends[key].start()
+        except BackendError as error:
+            if error.kind is FailureKind.AUTHENTICATION:
+                raise ConfigurationError(str(error)) from None
+            self.down[key] = str(error)
+        else:
+            self.down.pop(key, None)

@@ -1,0 +1,145 @@
+"""What a batch came to: the answer of `run --json`, the table in the terminal and the artifact in Prefect."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from decimal import Decimal
+from itertools import pairwise
+from typing import Any
+
+from hybrid_video.ledger import Ledger
+from hybrid_video.models import Attempt, AttemptState, JobState, Model, Tier, Usd
+
+
+class ClipLine(Model):
+    """One finished clip. `backend` is the tier, `provider` the registry key of the backend that made it."""
+
+    job: str
+    path: str
+    backend: Tier
+    provider: str
+    cost_usd: Usd
+    sha256: str
+    attempts: int
+
+
+class ErrorLine(Model):
+    """One job that did not become a clip."""
+
+    job: str
+    kind: str
+    message: str
+
+
+class TierLine(Model):
+    """Clips and money of one tier; the money includes its failed attempts."""
+
+    jobs: int = 0
+    cost_usd: Usd = Decimal(0)
+    attempts: int = 0
+
+
+class BatchReport(Model):
+    """The whole outcome. `cost_usd` counts every attempt; `quoted_usd` what the finished clips were quoted at."""
+
+    batch: str
+    jobs: int
+    completed: int
+    failed: int
+    cost_usd: Usd
+    quoted_usd: Usd
+    duration_s: float
+    failovers: int
+    by_backend: dict[str, TierLine]
+    clips: tuple[ClipLine, ...]
+    errors: tuple[ErrorLine, ...]
+    simulated: bool = False
+    notices: tuple[str, ...] = ()
+
+    @property
+    def exit_code(self) -> int:
+        """0 all done, 1 some failed, 3 everything that failed was refused by a limit."""
+        if not self.errors:
+            return 0
+        return 3 if all(line.kind == "limit" for line in self.errors) else 1
+
+    def to_json(self) -> dict[str, Any]:
+        """The contract's form: money as plain strings."""
+        data = self.model_dump(mode="json")
+        data["cost_usd"], data["quoted_usd"] = money(self.cost_usd), money(self.quoted_usd)
+        for tier, line in self.by_backend.items():
+            data["by_backend"][tier]["cost_usd"] = money(line.cost_usd)
+        for row, clip in zip(data["clips"], self.clips, strict=True):
+            row["cost_usd"] = money(clip.cost_usd)
+        data["duration_s"] = round(self.duration_s, 3)
+        return data
+
+
+def money(amount: Decimal) -> str:
+    """An exact amount as text without exponent or trailing zeros, at least two decimals."""
+    text = f"{amount:f}"
+    whole, _, fraction = text.partition(".")
+    return f"{whole}.{fraction.rstrip('0').ljust(2, '0')}"
+
+
+def build_report(
+    ledger: Ledger,
+    batch: str,
+    *,
+    duration_s: float,
+    simulated: bool,
+    notices: tuple[str, ...] = (),
+    jobs: tuple[str, ...],
+) -> BatchReport:
+    """Reads the outcome of a batch from the ledger; counts the jobs the batch has now."""
+    wanted = set(jobs)
+    rows = [row for row in ledger.job_rows(batch) if row.job in wanted]
+    by_job: dict[str, list[Attempt]] = defaultdict(list)
+    for attempt in ledger.attempts(batch):
+        if attempt.job in wanted:
+            by_job[attempt.job].append(attempt)
+    tiers: dict[str, TierLine] = {}
+    clips, errors, quoted, failovers = [], [], Decimal(0), 0
+    for row in rows:
+        attempts = by_job[row.job]
+        failovers += sum(1 for a, b in pairwise(attempts) if a.backend != b.backend)
+        settled = next((a for a in reversed(attempts) if a.state is AttemptState.SETTLED), None)
+        done = row.state is JobState.DONE and settled is not None and settled.clip is not None
+        for attempt in attempts:
+            old = tiers.get(attempt.tier.value, TierLine())
+            tiers[attempt.tier.value] = TierLine(
+                jobs=old.jobs + (done and attempt is settled),
+                cost_usd=old.cost_usd + (attempt.cost_usd or Decimal(0)),
+                attempts=old.attempts + 1,
+            )
+        if done and settled is not None and settled.clip is not None:
+            quoted += settled.quoted_usd
+            clips.append(
+                ClipLine(
+                    job=row.job,
+                    path=settled.clip.path,
+                    backend=settled.tier,
+                    provider=settled.backend,
+                    cost_usd=settled.cost_usd or Decimal(0),
+                    sha256=settled.clip.sha256,
+                    attempts=len(attempts),
+                )
+            )
+        else:
+            kind = row.error_kind or row.state.value
+            errors.append(ErrorLine(job=row.job, kind=kind, message=row.error_message or f"job is {row.state.value}"))
+    return BatchReport(
+        batch=batch,
+        jobs=len(rows),
+        completed=len(clips),
+        failed=len(errors),
+        cost_usd=sum((line.cost_usd for line in tiers.values()), Decimal(0)),
+        quoted_usd=quoted,
+        duration_s=duration_s,
+        failovers=failovers,
+        by_backend=tiers,
+        clips=tuple(clips),
+        errors=tuple(errors),
+        simulated=simulated,
+        notices=notices,
+    )

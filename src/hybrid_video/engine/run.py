@@ -1,0 +1,533 @@
+"""One run of a batch: assigns jobs to lanes as they free, drives the attempts, and decides what follows a failure.
+
+The only place that retries: a failed attempt goes back to the head of the list with a back-off, and the next one is
+chosen without the backend that failed wherever another can serve.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+import uuid
+from collections.abc import Coroutine, Iterable
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+from hybrid_video import dispatcher
+from hybrid_video.dispatcher import Assignment, Goal, LaneState, PendingJob
+from hybrid_video.engine.attempts import AttemptDriver, Outcome, Ticket
+from hybrid_video.engine.events import Event, EventKind, Observer
+from hybrid_video.engine.prepare import Prepared
+from hybrid_video.engine.report import BatchReport, build_report
+from hybrid_video.engine.resume import find_again
+from hybrid_video.engine.selection import SelectionRequest, Shot, options
+from hybrid_video.engine.steps import DirectSteps, Steps
+from hybrid_video.errors import BackendError, FailureKind, HybridVideoError, LimitError, SubmitUncertain, TransientError
+from hybrid_video.failures import policy
+from hybrid_video.history import History
+from hybrid_video.ledger import Caps, JobTakenError, Ledger, Owner
+from hybrid_video.models import Attempt, JobState, JobStatus, Refusal, WorkOrder
+from hybrid_video.redaction import redact
+from hybrid_video.settings import Settings
+
+log = logging.getLogger("hybrid_video.engine")
+
+TICK_S = 0.5
+RENEW_S = 10.0
+REPLAN_S = 2.0
+PROGRESS_S = 0.5
+OUT_OF_SIGHT = frozenset({FailureKind.UNREACHABLE, FailureKind.RATE_LIMITED, FailureKind.DOWNLOAD_FAILED})
+
+
+@dataclass
+class _Progress:
+    """Run-time state of one job."""
+
+    shot: Shot
+    state: JobState
+    attempts: int
+    made: int = 0
+    excluded: set[str] = field(default_factory=set)
+    last_backend: str | None = None
+    not_before_s: float = 0.0
+    stuck_since_s: float | None = None
+    elsewhere: bool = False
+
+
+@dataclass
+class _Busy:
+    """One attempt under way on a lane."""
+
+    order: WorkOrder
+    since_s: float
+
+
+class BatchRun:
+    """Runs a prepared batch to its end. One instance, one run."""
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        *,
+        settings: Settings,
+        ledger: Ledger,
+        history: History,
+        owner: Owner,
+        steps: Steps | None = None,
+        observer: Observer | None = None,
+        simulated: bool = False,
+    ) -> None:
+        self._batch = prepared.batch
+        self._fleet = prepared.fleet
+        self._out_dir = prepared.out_dir
+        self._notices = list(prepared.notices)
+        self._settings = settings
+        self._ledger = ledger
+        self._history = history
+        self._owner = owner
+        self._steps = steps or DirectSteps()
+        self._observe = observer or (lambda _event: None)
+        self._simulated = simulated
+        self._driver = AttemptDriver(
+            self._fleet, ledger, out_dir=self._out_dir, simulated=simulated, on_progress=self._on_progress
+        )
+        self._shots = {shot.job.id: shot for shot in prepared.shots}
+        self._jobs: dict[str, _Progress] = {}
+        self._busy: dict[str, _Busy] = {}
+        self._tasks: dict[asyncio.Task[None], str] = {}
+        self._last_shown: dict[str, float] = {}
+        self._began_s = time.monotonic()
+        self._horizon_at_s = float("inf")
+        self._replanned_s = float("-inf")
+        self._cancelled = False
+        self._wake = asyncio.Event()
+
+    async def run(self) -> BatchReport:
+        """Makes every job and returns the report. A cancellation stops the remote work first, then reports."""
+        changed = self._ledger.register(self._batch, out_dir=self._out_dir, simulated=self._simulated)
+        if changed:
+            self._notice(f"{len(changed)} changed jobs are made again: {', '.join(changed[:5])}")
+        self._load()
+        keepers = [asyncio.create_task(self._fleet.keep_fresh()), asyncio.create_task(self._keep_lease())]
+        try:
+            await self._resume()
+            await self._loop()
+        except asyncio.CancelledError:
+            await self._stop_everything()
+            raise
+        finally:
+            for keeper in keepers:
+                keeper.cancel()
+            await asyncio.gather(*keepers, return_exceptions=True)
+            await self._stop_everything()
+            self._ledger.release(self._owner)
+            self._ledger.finish_batch(self._batch.name)
+            await self._update_history()
+        return self.report()
+
+    def cancel(self) -> None:
+        """Asks the run to stop: remote work is told to end and `run` returns its report."""
+        self._cancelled = True
+        self._wake.set()
+
+    def report(self) -> BatchReport:
+        """The outcome as it stands."""
+        return build_report(
+            self._ledger,
+            self._batch.name,
+            duration_s=time.monotonic() - self._began_s,
+            simulated=self._simulated,
+            notices=tuple(self._notices),
+            jobs=tuple(self._shots),
+        )
+
+    # -- the loop --------------------------------------------------------------------------------------------------
+
+    async def _loop(self) -> None:
+        while not self._cancelled:
+            self._watch_others()
+            waiting = [p for p in self._jobs.values() if p.state is JobState.PENDING]
+            if not waiting and not self._tasks and not any(p.elsewhere for p in self._jobs.values()):
+                return
+            self._assign(waiting)
+            await self._sleep_until_something_happens()
+        await self._stop_everything()
+
+    async def _sleep_until_something_happens(self) -> None:
+        wakers = [asyncio.create_task(self._wake.wait()), asyncio.create_task(self._fleet.changed.wait())]
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait([*self._tasks, *wakers], timeout=TICK_S, return_when=asyncio.FIRST_COMPLETED)
+        self._wake.clear()
+        self._fleet.changed.clear()
+        for waker in wakers:
+            waker.cancel()
+        for task in [task for task in self._tasks if task.done()]:
+            del self._tasks[task]
+            task.result()  # a defect in our own code ends the run; failures of attempts never come out here
+
+    def _assign(self, waiting: list[_Progress]) -> None:
+        now = time.monotonic()
+        pending, able = [], []
+        for progress in sorted(waiting, key=self._precedence):
+            if progress.not_before_s > now:
+                continue
+            blocked = self._unavailable(progress)
+            choices = options(progress.shot, blocked)
+            if choices:
+                progress.stuck_since_s = None
+                pending.append(PendingJob(progress.shot.job.id, choices, progress.shot.preferences.prioritize_speed))
+                able.append(progress)
+            else:
+                self._note_stuck(progress, blocked, now)
+        if not pending:
+            return
+        lanes = self._lane_states(now)
+        for assignment in dispatcher.assign(pending, lanes, self._horizon(pending, lanes, now)):
+            self._start(assignment, lanes)
+
+    def _precedence(self, progress: _Progress) -> tuple[int, int]:
+        return (-progress.shot.job.priority, -progress.made)
+
+    def _horizon(self, pending: list[PendingJob], lanes: list[LaneState], now: float) -> float:
+        """Seconds from now that the batch should still take; planned anew every few seconds."""
+        if now - self._replanned_s >= REPLAN_S:
+            self._replanned_s = now
+            deadline = None if self._batch.deadline_s is None else self._batch.deadline_s - (now - self._began_s)
+            budget = None if self._batch.budget_usd is None else self._headroom()
+            goal = Goal(
+                deadline if deadline is None else max(deadline, 0.0),
+                budget,
+                self._settings.routing.value_of_time_usd_per_h,
+            )
+            self._horizon_at_s = now + dispatcher.horizon(goal, pending, lanes)
+        return self._horizon_at_s - now
+
+    def _headroom(self) -> Decimal:
+        """Dollars the batch may still spend, reservations counted as spent."""
+        if self._batch.budget_usd is None:
+            return Decimal("Infinity")
+        balance = self._ledger.balance(f"batch:{self._batch.name}")
+        return self._batch.budget_usd - balance.settled_usd - balance.reserved_usd
+
+    def _lane_states(self, now: float) -> list[LaneState]:
+        states = []
+        for lane in self._fleet.lanes():
+            held = [busy for busy in self._busy.values() if busy.order.lane == lane.id]
+            free = 0.0
+            for busy in held:
+                service = busy.order.quote.service_s
+                left = service - (now - busy.since_s) if busy is held[0] else service
+                free += left if left > 0 else service / 4
+            states.append(LaneState(lane.id, lane.backend, free, len(held), lane.ahead))
+        return states
+
+    def _unavailable(self, progress: _Progress) -> dict[str, Refusal]:
+        """Backends this job cannot be given now, each with the reason."""
+        blocked: dict[str, Refusal] = {}
+        headroom: Decimal | None = None
+        for key, quote in progress.shot.open_offers.items():
+            reason = self._fleet.unavailable(key)
+            if reason is not None:
+                blocked[key] = Refusal(code="health", reason=reason)
+            elif key in progress.excluded:
+                blocked[key] = Refusal(code="excluded", reason="an attempt of this job failed there")
+            elif self._batch.budget_usd is not None and quote.reserve_usd:
+                headroom = self._headroom() if headroom is None else headroom
+                if quote.reserve_usd > headroom:
+                    blocked[key] = Refusal(code="limit", reason=f"only ${headroom} of the batch budget is left")
+        able = progress.shot.open_offers.keys() - blocked.keys()
+        if progress.last_backend in able and len(able) > 1:
+            blocked[progress.last_backend] = Refusal(code="excluded", reason="the last attempt failed there")
+        return blocked
+
+    def _note_stuck(self, progress: _Progress, blocked: dict[str, Refusal], now: float) -> None:
+        """A job nobody can take now: given up at once if nothing can change that, else after the patience."""
+        if progress.stuck_since_s is None:
+            progress.stuck_since_s = now
+        codes = {refusal.code for refusal in blocked.values()}
+        money_tied_up = "limit" in codes and bool(self._busy)
+        may_recover = "health" in codes and now - progress.stuck_since_s < self._settings.routing.backend_patience_s
+        if money_tied_up or may_recover:
+            return
+        kind = "limit" if codes == {"limit"} else FailureKind.UNREACHABLE.value
+        reasons = "; ".join(f"{key}: {refusal.reason}" for key, refusal in blocked.items())
+        self._give_up(progress, kind, f"no backend can take it: {reasons}")
+
+    def _give_up(self, progress: _Progress, kind: str, message: str) -> None:
+        progress.state = JobState.FAILED
+        job = progress.shot.job.id
+        self._ledger.set_job_state(self._batch.name, job, JobState.FAILED, error_kind=kind, error_message=message)
+        self._tell("failed", message, job=job)
+
+    # -- attempts --------------------------------------------------------------------------------------------------
+
+    def _start(self, assignment: Assignment, lanes: Iterable[LaneState]) -> None:
+        progress = self._jobs[assignment.job]
+        progress.state = JobState.ACTIVE
+        waits: dict[str, float] = {}
+        queued: dict[str, int] = {}
+        for lane in lanes:
+            waits[lane.backend] = min(waits.get(lane.backend, lane.free_s), lane.free_s)
+            queued[lane.backend] = queued.get(lane.backend, 0) + lane.outstanding
+        request = SelectionRequest(
+            shot=progress.shot,
+            attempt=progress.attempts + 1,
+            proposed=assignment.backend,
+            proposal_reason=assignment.reason,
+            waits_s=waits,
+            queued=queued,
+            unavailable=self._unavailable(progress),
+        )
+        attempt_id = str(uuid.uuid4())
+        quote = progress.shot.open_offers[assignment.backend]
+        order = self._order(progress, attempt_id, assignment.lane, request.attempt)
+        self._busy[attempt_id] = _Busy(order, time.monotonic())
+        self._fleet.breakers[quote.backend].started(time.monotonic())
+        self._spawn(self._drive_new(progress, request, order), progress.shot.job.id)
+
+    def _order(self, progress: _Progress, attempt_id: str, lane: str, number: int) -> WorkOrder:
+        shot = progress.shot
+        backend = next(item.backend for item in self._fleet.lanes() if item.id == lane)
+        return WorkOrder(
+            attempt_id=attempt_id,
+            batch=self._batch.name,
+            job=shot.job,
+            number=number,
+            seed=shot.seed,
+            lane=lane,
+            quote=shot.open_offers[backend],
+            image_path=str(shot.image_path) if shot.image_path else None,
+            workflow_path=str(shot.workflow_path) if shot.workflow_path else None,
+        )
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None], job: str) -> None:
+        self._tasks[asyncio.create_task(coroutine, name=f"{self._batch.name}/{job}")] = job
+
+    async def _drive_new(self, progress: _Progress, request: SelectionRequest, order: WorkOrder) -> None:
+        backend = order.quote.backend
+        try:
+            decision = await self._steps.select(request)
+            await asyncio.to_thread(self._ledger.reserve, order, decision, self._caps(progress), self._owner)
+        except JobTakenError:
+            progress.elsewhere, progress.state = True, JobState.ACTIVE
+        except LimitError as error:
+            self._after_refusal(progress, error)
+        else:
+            progress.attempts = order.number
+            progress.made += 1
+            self._tell("started", decision.reason, order=order)
+            await self._drive(progress, Ticket(order, lenient=self._lenient(progress.shot)))
+            return
+        finally:
+            if progress.elsewhere or progress.state in (JobState.PENDING, JobState.FAILED):
+                self._busy.pop(order.attempt_id, None)
+                self._fleet.breakers[backend].abandoned()
+
+    def _after_refusal(self, progress: _Progress, error: LimitError) -> None:
+        """The spend gate said no: wait while money is tied up in running attempts, else give the job up."""
+        others = [busy for busy in self._busy.values() if busy.order.job.id != progress.shot.job.id]
+        if others:
+            progress.state = JobState.PENDING
+            progress.not_before_s = time.monotonic() + 1.0
+        else:
+            self._give_up(progress, "limit", str(error))
+
+    async def _drive(self, progress: _Progress, ticket: Ticket) -> None:
+        order = ticket.order
+        try:
+            outcome = await self._steps.generate(self._driver, ticket)
+        except BackendError as error:
+            stored = {a.attempt_id: a for a in self._ledger.attempts(order.batch, job=order.job.id)}[order.attempt_id]
+            outcome = Outcome(Ticket(order, stored.handle, ticket.lenient), failure=_after_acceptance(error, stored))
+        except asyncio.CancelledError:
+            progress.state = JobState.CANCELLED
+            raise
+        finally:
+            self._busy.pop(order.attempt_id, None)
+        await self._finish(progress, outcome)
+
+    async def _finish(self, progress: _Progress, outcome: Outcome) -> None:
+        order, failure = outcome.ticket.order, outcome.failure
+        breaker = self._fleet.breakers[order.quote.backend]
+        if failure is None:
+            breaker.succeeded()
+            await self._steps.record(self._driver, outcome, JobState.DONE)
+            progress.state = JobState.DONE
+            self._tell("done", outcome.clip.path if outcome.clip else "", order=order)
+            return
+        next_state = self._next_state(progress, failure, order.quote.backend)
+        await self._steps.record(self._driver, outcome, next_state)
+        rule = policy(failure.kind)
+        if rule.fault == "backend" or rule.fatal_for_backend:
+            breaker.failed(time.monotonic(), fatal=rule.fatal_for_backend)
+        else:
+            breaker.abandoned()
+        progress.state = next_state
+        kinds: dict[JobState, EventKind] = {
+            JobState.PENDING: "retry",
+            JobState.UNCERTAIN: "uncertain",
+            JobState.CANCELLED: "cancelled",
+        }
+        self._tell(kinds.get(next_state, "failed"), f"{failure} {rule.advice}", order=order)
+
+    def _next_state(self, progress: _Progress, failure: BackendError, backend: str) -> JobState:
+        """What becomes of the job after a failed attempt; also notes exclusions and the back-off."""
+        if isinstance(failure, SubmitUncertain):
+            return JobState.UNCERTAIN
+        if failure.kind is FailureKind.CANCELLED:
+            return JobState.CANCELLED
+        rule = policy(failure.kind)
+        progress.last_backend = backend
+        if rule.next == "elsewhere":
+            progress.excluded.add(backend)
+        remaining = progress.shot.open_offers.keys() - progress.excluded
+        if rule.next == "nowhere" or not remaining or progress.made >= self._settings.routing.max_attempts:
+            return JobState.FAILED
+        base = self._settings.routing.retry_base_s * 2 ** (progress.made - 1)
+        pause = base * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
+        if isinstance(failure, TransientError) and failure.retry_after_s and remaining <= {backend}:
+            pause = max(pause, failure.retry_after_s)
+        progress.not_before_s = time.monotonic() + pause
+        return JobState.PENDING
+
+    def _caps(self, progress: _Progress) -> Caps:
+        routing = self._settings.routing
+        return Caps(
+            job_usd=self._job_cap(progress),
+            batch_usd=self._batch.budget_usd,
+            day_usd=routing.daily_budget_usd,
+            month_usd=routing.monthly_budget_usd,
+        )
+
+    @staticmethod
+    def _job_cap(progress: _Progress) -> Decimal | None:
+        return progress.shot.preferences.max_cost_usd
+
+    @staticmethod
+    def _lenient(shot: Shot) -> bool:
+        return shot.workflow_path is not None
+
+    # -- before and after ------------------------------------------------------------------------------------------
+
+    def _load(self) -> None:
+        for row in self._ledger.job_rows(self._batch.name):
+            if row.job in self._shots:
+                self._jobs[row.job] = _Progress(self._shots[row.job], row.state, row.attempts)
+
+    async def _resume(self) -> None:
+        """Takes up what an earlier run left open; what another live process drives is left to it."""
+        for attempt in await asyncio.to_thread(self._ledger.open_attempts, self._batch.name):
+            progress = self._jobs.get(attempt.job)
+            if progress is None:
+                continue
+            if not await asyncio.to_thread(self._ledger.claim, self._batch.name, attempt.job, self._owner):
+                progress.elsewhere = True
+                continue
+            progress.state, progress.made = JobState.ACTIVE, 1
+            found = await find_again(attempt, progress.shot, self._fleet, self._ledger)
+            order = found.ticket.order
+            if found.finished_already or found.failure is not None:
+                await self._finish(progress, found)
+                continue
+            self._tell("notice", "taken up again after an interruption", order=order)
+            self._busy[order.attempt_id] = _Busy(order, time.monotonic())
+            self._spawn(self._drive(progress, found.ticket), attempt.job)
+        for progress in self._jobs.values():
+            if progress.state is JobState.ACTIVE and not progress.elsewhere and not self._is_driven(progress):
+                progress.state = JobState.PENDING
+
+    def _is_driven(self, progress: _Progress) -> bool:
+        return progress.shot.job.id in self._tasks.values()
+
+    def _watch_others(self) -> None:
+        """Follows jobs that another process drives, and takes them over when it is gone."""
+        followed = [progress for progress in self._jobs.values() if progress.elsewhere]
+        if not followed:
+            return
+        rows = {row.job: row for row in self._ledger.job_rows(self._batch.name)}
+        for progress in followed:
+            row = rows[progress.shot.job.id]
+            if row.state not in (JobState.ACTIVE, JobState.PENDING):
+                progress.elsewhere, progress.state = False, row.state
+            elif row.owner is None or self._owner.is_dead(row.owner):
+                progress.elsewhere, progress.state = False, JobState.PENDING
+                self._spawn(self._resume(), progress.shot.job.id)
+                return
+
+    async def _keep_lease(self) -> None:
+        while True:
+            await asyncio.sleep(RENEW_S)
+            with contextlib.suppress(HybridVideoError):
+                await asyncio.to_thread(self._ledger.renew, self._owner)
+
+    async def _stop_everything(self) -> None:
+        tasks = list(self._tasks)
+        self._tasks.clear()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _update_history(self) -> None:
+        try:
+            await asyncio.to_thread(self._history.update, self._ledger)
+        except HybridVideoError as error:
+            self._notice(f"the history is not up to date yet: {error}")
+
+    # -- telling ---------------------------------------------------------------------------------------------------
+
+    def _on_progress(self, order: WorkOrder, status: JobStatus) -> None:
+        now = time.monotonic()
+        if now - self._last_shown.get(order.attempt_id, 0.0) < PROGRESS_S:
+            return
+        self._last_shown[order.attempt_id] = now
+        self._tell("progress", status.message or status.phase, order=order, progress=status.progress)
+
+    def _notice(self, message: str) -> None:
+        self._notices.append(message)
+        self._tell("notice", message)
+
+    def _tell(
+        self,
+        kind: EventKind,
+        message: str,
+        *,
+        job: str = "",
+        order: WorkOrder | None = None,
+        progress: float | None = None,
+    ) -> None:
+        states = [item.state for item in self._jobs.values()]
+        spent = None if kind == "progress" else self._ledger.balance(f"batch:{self._batch.name}").settled_usd
+        event = Event(
+            kind=kind,
+            message=redact(message),
+            job=order.job.id if order else job,
+            backend=order.quote.backend if order else "",
+            attempt=order.number if order else 0,
+            progress=progress,
+            finished=states.count(JobState.DONE),
+            failed=sum(state in (JobState.FAILED, JobState.CANCELLED, JobState.UNCERTAIN) for state in states),
+            total=len(states),
+            spent_usd=spent,
+        )
+        if kind != "progress":
+            log.info("%s %s %s: %s", kind, event.job or self._batch.name, event.backend, event.message)
+        self._observe(event)
+
+
+def _after_acceptance(error: BackendError, attempt: Attempt) -> BackendError:
+    """Once a paid backend has accepted a job, losing sight of it is not a failure: the clip may be made and paid for.
+
+    The attempt becomes uncertain and is taken up again later; sending the job elsewhere would pay twice.
+    """
+    if attempt.handle is None or not attempt.quote.reserve_usd or error.kind not in OUT_OF_SIGHT:
+        return error
+    return SubmitUncertain(
+        f"{attempt.backend} accepted the job, then went out of reach: {error}; it is taken up again by running the "
+        "batch again, and not sent a second time",
+        backend=attempt.backend,
+        detail=error.detail,
+    )

@@ -1,0 +1,82 @@
+"""Money and time per tier without asking any backend: what `plan` and the calculator start from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+
+from hybrid_video.errors import InputError
+from hybrid_video.models import OutputSpec, Quote, Tier, VideoJob
+from hybrid_video.planner import Resource
+from hybrid_video.pricing.quoting import Quoter
+from hybrid_video.settings import Settings
+
+DEFAULT_MODEL = "wan2.2-ti2v-5b"
+GOOGLE_MODEL = "gemini-omni-1.2-flash"
+
+
+def tier_quote(quoter: Quoter, settings: Settings, tier: Tier, job: VideoJob) -> Quote:
+    """A typical quote of one tier for a job, with the configured GPU and Google's cheapest model."""
+    output = OutputSpec(width=job.width, height=job.height, fps=job.fps, frames=job.frames)
+    model = DEFAULT_MODEL if job.workflow == "auto" else job.workflow
+    if tier is Tier.LOCAL:
+        return quoter.gpu_time(backend="comfyui", tier=tier, model=model, gpu=settings.comfyui.gpu, output=output)
+    if tier is Tier.CLOUD:
+        gpu = settings.runpod.gpu
+        return quoter.gpu_time(backend="runpod-serverless", tier=tier, model=model, gpu=gpu, output=output)
+    seconds = max(3, math.ceil(job.duration_s))
+    made = OutputSpec(width=1280, height=720, fps=24, frames=24 * seconds)
+    return quoter.video_time(
+        backend="gemini",
+        tier=tier,
+        model=GOOGLE_MODEL,
+        resolution=settings.gemini.resolution,
+        billed_video_s=seconds,
+        output=made,
+    )
+
+
+def default_slots(settings: Settings) -> dict[Tier, int]:
+    """How many clips each tier makes at once, as configured."""
+    return {
+        Tier.LOCAL: max(1, len(settings.comfyui.urls)),
+        Tier.CLOUD: settings.runpod.max_workers,
+        Tier.GEMINI: settings.gemini.max_concurrent,
+    }
+
+
+def parse_slots(text: str) -> dict[Tier, int]:
+    """Reads `local=3,cloud=5,gemini=10`; a tier left out has none.
+
+    Raises:
+        InputError: an unknown tier, or a number below 0 or above 10,000.
+    """
+    slots: dict[Tier, int] = {}
+    for part in filter(None, (piece.strip() for piece in text.split(","))):
+        name, _, number = part.partition("=")
+        try:
+            tier, count = Tier(name.strip()), int(number)
+        except ValueError:
+            raise InputError(
+                f"--slots: {part!r} is not understood; write for example local=3,cloud=5,gemini=10"
+            ) from None
+        if not 0 <= count <= 10_000:
+            raise InputError(f"--slots: {part!r} is out of range; give a number from 0 to 10000")
+        slots[tier] = count
+    if not any(slots.values()):
+        raise InputError("--slots: no tier has a slot; write for example local=3,cloud=5,gemini=10")
+    return slots
+
+
+def resources(quotes: Mapping[Tier, Sequence[Quote]], slots: Mapping[Tier, int]) -> list[Resource]:
+    """Planner resources from the mean quote of each tier, in tier order."""
+    result = []
+    for tier in Tier:
+        mine = quotes.get(tier, ())
+        if not mine or not slots.get(tier):
+            continue
+        price = sum((quote.amount_usd for quote in mine), Decimal(0)) / len(mine)
+        service = sum(quote.service_s for quote in mine) / len(mine)
+        result.append(Resource(tier.value, slots[tier], service, price))
+    return result

@@ -1,0 +1,79 @@
+"""The engine's three steps as Prefect tasks.
+
+The tasks have no retries of their own. The engine retries, because the next attempt must be free to take another
+backend and to count money and attempts once: a task that retried by itself would send the same job to the same backend
+again, and three layers of retries once made twelve submissions of one video. A failed attempt therefore stays visible
+as a failed task run, and the next attempt is a new one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.tasks import Task
+
+from hybrid_video.engine.attempts import AttemptDriver, Outcome, Ticket
+from hybrid_video.engine.selection import SelectionRequest, decide
+from hybrid_video.models import CostEntry, Decision, JobState, Tier
+
+# Results stay in memory: they are live objects of this process, and the ledger is what survives it.
+LEAN: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False, "retries": 0}
+
+
+@task(name="select_backend", task_run_name="{label}: select", **LEAN)
+async def select_backend(request: SelectionRequest, label: str) -> Decision:
+    """Chooses the backend of one attempt; the decision holds every candidate and why it lost."""
+    return decide(request)
+
+
+@task(name="generate_local", task_run_name="{label}: local, attempt {attempt}", tags=["local"], **LEAN)
+async def generate_local(driver: AttemptDriver, ticket: Ticket, label: str, attempt: int) -> Outcome:
+    """Makes one clip on the user's own GPU."""
+    return await driver.generate(ticket)
+
+
+@task(name="generate_cloud", task_run_name="{label}: cloud, attempt {attempt}", tags=["cloud"], **LEAN)
+async def generate_cloud(driver: AttemptDriver, ticket: Ticket, label: str, attempt: int) -> Outcome:
+    """Makes one clip on a rented GPU."""
+    return await driver.generate(ticket)
+
+
+@task(name="generate_gemini", task_run_name="{label}: gemini, attempt {attempt}", tags=["gemini"], **LEAN)
+async def generate_gemini(driver: AttemptDriver, ticket: Ticket, label: str, attempt: int) -> Outcome:
+    """Makes one clip with Google's paid models."""
+    return await driver.generate(ticket)
+
+
+@task(name="record", task_run_name="{label}: record", **LEAN)
+async def record(driver: AttemptDriver, outcome: Outcome, job_state: JobState, label: str) -> CostEntry | None:
+    """Books the cost and the new states in the ledger."""
+    return await driver.record(outcome, job_state=job_state)
+
+
+GENERATE: dict[Tier, Task[Any, Any]] = {
+    Tier.LOCAL: generate_local,
+    Tier.CLOUD: generate_cloud,
+    Tier.GEMINI: generate_gemini,
+}
+
+
+class PrefectSteps:
+    """`hybrid_video.engine.Steps` performed as task runs."""
+
+    async def select(self, request: SelectionRequest) -> Decision:
+        """Chooses the backend."""
+        decision: Decision = await select_backend(request, request.shot.job.id)
+        return decision
+
+    async def generate(self, driver: AttemptDriver, ticket: Ticket) -> Outcome:
+        """Gets the clip; raises BackendError."""
+        order = ticket.order
+        outcome: Outcome = await GENERATE[order.quote.tier](driver, ticket, order.job.id, order.number)
+        return outcome
+
+    async def record(self, driver: AttemptDriver, outcome: Outcome, job_state: JobState) -> CostEntry | None:
+        """Books the outcome."""
+        cost: CostEntry | None = await record(driver, outcome, job_state, outcome.ticket.order.job.id)
+        return cost
