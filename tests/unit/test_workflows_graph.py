@@ -138,8 +138,8 @@ def test_a_circle_is_found_exactly_when_there_is_no_order(edges: list[tuple[int,
     cycle = find_cycle(graph)
 
     assert bool(cycle) == bool(left)
-    for target, source in itertools.pairwise(cycle):
-        assert (int(target), int(source)) in edges
+    for before, after in itertools.pairwise(cycle):
+        assert (int(before), int(after)) in edges
     assert not cycle or cycle[0] == cycle[-1]
 
 

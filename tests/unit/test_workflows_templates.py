@@ -166,7 +166,12 @@ def test_binding_twice_gives_two_independent_graphs() -> None:
     [
         ("svd-xt", {"image": None}, "'svd-xt' makes image-to-video, but the job has no image; set image or choose"),
         ("wan2.1-t2v-1.3b", {"image": "a.png"}, "the job has an image; remove the image or choose one of .*ti2v-5b"),
-        ("svd-xt", {"duration_s": 5}, "80 frames, but 'svd-xt' makes at most 50 .*lower duration_s or fps"),
+        (
+            "svd-xt",
+            {"duration_s": 30},
+            r"30 s at 4 fps are 120 frames, but 'svd-xt' makes at most 50 \(12\.5 s at 4 fps\)",
+        ),
+        ("svd-xt", {"duration_s": 5, "fit": "exact", "height": 512}, "80 frames, but 'svd-xt' makes at most 50"),
         ("wan2.1-t2v-1.3b", {"width": 4096, "height": 4096}, "4096x4096 is too large for 'wan2.1-t2v-1.3b'"),
         (
             "auto",
@@ -202,6 +207,15 @@ def test_exactly_possible_is_not_refused() -> None:
     plan = workflows.plan(job(fit="exact", duration_s=5.0625))
 
     assert (plan.output.frames, plan.output.width, plan.output.height) == (81, 832, 480)
+
+
+def test_a_clip_of_too_many_frames_gets_a_lower_rate_instead_of_a_refusal() -> None:
+    """Nearest may change the rate, never the length: 5 s on a model of 50 frames run at 10 fps."""
+    plan = workflows.plan(job("svd-xt", duration_s=5))
+
+    assert (plan.output.frames, plan.output.fps) == (50, 10.0)
+    assert plan.warnings[0] == "5 s at 16 fps are more frames than 'svd-xt' makes; the clip runs at 10 fps instead"
+    assert plan.bind(seed=1, filename_prefix="p", image_name="x.png")["video"]["inputs"]["fps"] == 10.0
 
 
 def test_an_image_workflow_without_an_uploaded_image_is_refused() -> None:

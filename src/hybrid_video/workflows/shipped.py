@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 
 from hybrid_video.errors import InputError
-from hybrid_video.models import VideoJob
+from hybrid_video.models import OutputSpec, VideoJob
 from hybrid_video.workflows.binding import Slot, Value, resolve_slot, set_value
 from hybrid_video.workflows.catalog import JOB_FIELDS, TemplateInfo, describe, models_of, template_graph, template_info
 from hybrid_video.workflows.graph import Graph, ancestors, is_link, video_nodes
@@ -63,7 +63,7 @@ def plan_template(job: VideoJob, name: str) -> WorkflowPlan:
         models=models_of(graph),
         custom_nodes=info.custom_nodes,
         min_vram_gb=info.min_vram_gb,
-        warnings=tuple(_warnings(job, info, output.frames)),
+        warnings=tuple(_warnings(job, info, output)),
         graph=graph,
         seed_slots=bound["seed"],
         image_slots=bound.get("image", ()),
@@ -108,17 +108,24 @@ def _set_inputs(job: VideoJob, info: TemplateInfo, graph: Graph, bound: dict[str
             set_value(graph, slot, value, f"job {job.id!r}: input {name!r}")
 
 
-def _warnings(job: VideoJob, info: TemplateInfo, frames: int) -> list[str]:
+def _warnings(job: VideoJob, info: TemplateInfo, output: OutputSpec) -> list[str]:
     found = []
+    if output.fps != job.fps:
+        found.append(
+            f"{job.duration_s:g} s at {job.fps} fps are more frames than {info.name!r} makes; "
+            f"the clip runs at {output.fps:g} fps instead"
+        )
     if "prompt" not in info.bind:
         found.append(f"{info.name!r} does not read the prompt; it only animates the image")
     if job.negative_prompt and "negative_prompt" not in info.bind:
         found.append(f"{info.name!r} does not read a negative prompt")
-    if frames > info.frames.trained:
+    if output.frames > info.frames.trained:
         found.append(
-            f"{frames} frames are more than the {info.frames.trained} {info.name!r} was trained on; "
+            f"{output.frames} frames are more than the {info.frames.trained} {info.name!r} was trained on; "
             "the clip may drift or repeat"
         )
-    if job.fps < info.size.native_fps * _SLOW_MOTION:
-        found.append(f"{info.name!r} moves at {info.size.native_fps} fps; at {job.fps} fps it looks like slow motion")
+    if output.fps < info.size.native_fps * _SLOW_MOTION:
+        found.append(
+            f"{info.name!r} moves at {info.size.native_fps} fps; at {output.fps:g} fps it looks like slow motion"
+        )
     return found

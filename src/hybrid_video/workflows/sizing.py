@@ -52,6 +52,8 @@ def frames_for(duration_s: float, fps: float) -> int:
 def fit_job(job: VideoJob, workflow: str, frames: FrameRule, size: SizeRule) -> OutputSpec:
     """The clip that comes closest to the job without being smaller or shorter.
 
+    A clip of more frames than the model makes gets a lower frame rate, down to half the model's own.
+
     Args:
         job: The job; with `fit="exact"` nothing is rounded.
         workflow: Name for messages.
@@ -63,16 +65,15 @@ def fit_job(job: VideoJob, workflow: str, frames: FrameRule, size: SizeRule) -> 
     """
     if job.fit == "exact":
         _refuse_inexact(job, workflow, frames, size)
-        count, width, height = job.frames, job.width, job.height
+        fps, count, width, height = job.fps, job.frames, job.width, job.height
     else:
-        count = frames.at_least(max(job.frames, frames_for(job.duration_s, job.fps)))
+        fps, count = _rate_and_count(job, frames, size)
         width, height = size.at_least(job.width), size.at_least(job.height)
     if count > frames.maximum:
         longest = frames.at_most(frames.maximum)
         raise InputError(
-            f"job {job.id!r}: {job.duration_s:g} s at {job.fps} fps are {count} frames, but {workflow!r} makes at "
-            f"most {longest} ({longest / job.fps:.3g} s at {job.fps} fps); lower duration_s or fps, "
-            "or choose another workflow"
+            f"job {job.id!r}: {job.duration_s:g} s at {fps} fps are {count} frames, but {workflow!r} makes at most "
+            f"{longest} ({longest / fps:.3g} s at {fps} fps); lower duration_s, or choose another workflow"
         )
     if width * height > size.max_pixels:
         raise InputError(
@@ -80,7 +81,20 @@ def fit_job(job: VideoJob, workflow: str, frames: FrameRule, size: SizeRule) -> 
             f"pixels (its own size is {size.native[0]}x{size.native[1]}); lower width or height, "
             "or choose another workflow"
         )
-    return OutputSpec(width=width, height=height, fps=job.fps, frames=count)
+    return OutputSpec(width=width, height=height, fps=fps, frames=count)
+
+
+def _rate_and_count(job: VideoJob, frames: FrameRule, size: SizeRule) -> tuple[int, int]:
+    """The highest rate up to the one asked for at which the clip is not too long, and its frames."""
+    count = frames.at_least(max(job.frames, frames_for(job.duration_s, job.fps)))
+    if count <= frames.maximum:
+        return job.fps, count
+    slowest = min(job.fps, max(1, size.native_fps // 2))
+    for fps in range(job.fps - 1, slowest - 1, -1):
+        count = frames.at_least(frames_for(job.duration_s, fps))
+        if count <= frames.maximum:
+            return fps, count
+    return slowest, count
 
 
 def _refuse_inexact(job: VideoJob, workflow: str, frames: FrameRule, size: SizeRule) -> None:
