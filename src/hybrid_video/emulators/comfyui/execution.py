@@ -31,8 +31,8 @@ _HISTORY_LAG_S = 0.005  # real seconds between `execution_success` and the histo
 _FAULTS_BEFORE_THE_END = frozenset({"fail", "oom", "restart", "wedge", "hang"})
 
 
-class _Interrupted(Exception):  # noqa: N818 - an event, not an error
-    pass
+class _Interrupted(Exception):
+    """Someone asked the running prompt to stop."""
 
 
 class Run:

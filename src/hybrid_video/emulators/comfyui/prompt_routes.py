@@ -178,10 +178,11 @@ class PromptRoutes:
     def _named(self, body: Any) -> str:
         if not isinstance(body, dict):
             return ""
-        ids = [body.get("prompt_id"), *(body.get("delete") or [])]
+        listed = body.get("delete")
+        ids = [body.get("prompt_id"), *(listed if isinstance(listed, list) else [])]
         return "\n".join(self._machine.label_of(str(prompt_id)) for prompt_id in ids if prompt_id)
 
 
 def _field(body: Any, name: str) -> Any:
     """A field of a body that may be a list or a text as well, as the original allows."""
-    return body[name] if name in body else None
+    return body[name] if name in body else None  # noqa: SIM401 - a list has no `get`
