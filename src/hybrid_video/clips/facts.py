@@ -37,7 +37,7 @@ class ClipFacts(Model):
         return ".png" if self.container == "apng" else f".{self.container}"
 
 
-class ClipRejected(HybridVideoError):  # noqa: N818 - the domain's word
+class ClipRejected(HybridVideoError):
     """A file is not the clip that was asked for. `reason` is a stable word, the message a sentence for the user."""
 
     def __init__(self, message: str, *, reason: RejectionReason, facts: ClipFacts | None = None) -> None:

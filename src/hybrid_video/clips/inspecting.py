@@ -22,7 +22,8 @@ from hybrid_video.redaction import redact
 
 MAX_SIDE = 8192
 _SAMPLE_SIDE = 160
-"""Longest side of the grey copies. A copy's pixel averages at least 4 by 4 pixels of the frame, which removes grain."""
+"""Longest side of the grey copies. A copy's pixel averages at least 8 by 8 pixels of the frame, which removes grain
+and most of what an encoder changes between one key frame and the next."""
 _DENSE = 32
 """So many first frames are all sampled; later ones ever more sparsely, at distances that match no regular motion."""
 _UNTIMED_FRAME_S = 0.1
@@ -80,7 +81,7 @@ class _Tally:
     @property
     def sample_size(self) -> tuple[int, int]:
         """Width and height of the grey copies."""
-        divisor = max(4.0, max(self.width, self.height) / _SAMPLE_SIDE)
+        divisor = max(8.0, max(self.width, self.height) / _SAMPLE_SIDE)
         return max(8, round(self.width / divisor)), max(8, round(self.height / divisor))
 
     def begin(self, width: int, height: int) -> None:

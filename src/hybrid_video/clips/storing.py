@@ -20,6 +20,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
 from hybrid_video import __version__
@@ -28,6 +29,9 @@ from hybrid_video.errors import ConfigurationError, InputError
 from hybrid_video.models import IDENTIFIER, Clip, utc_now
 from hybrid_video.redaction import redact
 
+LOCK_NAME = ".storing.lock"
+"""In the folder of all clips; held while a clip takes the place of an earlier one."""
+_LOCK_S = 60
 _CHUNK = 1 << 20
 _MAX_KEPT = 10_000
 _TEXT_LIMIT = 20_000
@@ -56,8 +60,9 @@ def store_clip(
         folder.mkdir(parents=True, exist_ok=True)
         with _temporary(folder) as part:
             digest, size = _copy(source, part)
-            _keep_previous(final, record, digest)
-            part.replace(final)
+            with FileLock(Path(out_dir).absolute() / LOCK_NAME, timeout=_LOCK_S):
+                _keep_previous(final, record, digest)
+                part.replace(final)
         clip = _clip(final, job, facts, digest, size, simulated=bool(provenance.get("simulated")))
         _write_record(record, clip, batch, provenance)
         _sync_folder(folder)
@@ -222,6 +227,10 @@ def _sync_folder(folder: Path) -> None:
 def _explained(folder: Path) -> Iterator[None]:
     try:
         yield
+    except Timeout:
+        raise ConfigurationError(
+            f"another process has held the lock of {str(folder.parent)!r} for {_LOCK_S} s; end it and run again"
+        ) from None
     except OSError as error:
         raise ConfigurationError(_explain(error, folder)) from error
 
