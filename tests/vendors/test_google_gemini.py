@@ -353,7 +353,8 @@ async def test_an_image_is_sent_as_the_first_frame(google: Rig, tmp_path: Path) 
     wanted = job(image="frame.png")
     assert await backend.preflight(wanted, image_path=image) is None
     handle = await backend.submit(order(backend, wanted, image_path=str(image)))
-    assert (await backend.watch(handle)).phase == "succeeded"
+    sent = google.emulator._operations.get(handle.remote_id).wanted  # type: ignore[union-attr]
+    assert (sent.image, sent.prompt, sent.seed) == (True, wanted.prompt, 7)
 
 
 async def test_an_image_in_another_format_is_refused_before_paying(google: Rig, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ _MAX_HOPS = 5
 _ATTEMPTS = 3
 
 
-class _Passing(Exception):  # noqa: N818 - control flow inside this module
+class _Passing(Exception):
     """Worth another try; `reason` is for the message of the last one."""
 
 
@@ -52,7 +52,7 @@ async def fetch(
         part.unlink(missing_ok=True)
         raise TransientError(
             f"the finished clip could not be downloaded to {str(target)!r} ({type(error).__name__}: "
-            f"{redact(error, 300)}); check the network and the disk and run again, it is not made again",
+            f"{redact(error, 300)}); check the network and the disk; Google keeps the file for two days",
             kind=FailureKind.DOWNLOAD_FAILED,
             backend=backend,
         ) from error

@@ -25,8 +25,13 @@ SDK_ERRORS: tuple[type[Exception], ...] = (
     GeminiNextGenAPIClientError,
     GoogleAuthError,
     httpx.HTTPError,
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
 )
-"""Everything the SDK is known to raise for a call that did not work."""
+"""What the SDK raises for a call that did not work. It lets an answer that is not JSON, or not of the expected shape,
+through as the plain error its own code stumbled over (`JSONDecodeError` on the Veo road)."""
 
 NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError, httpx.UnsupportedProtocol)
 _SAFETY = re.compile(r"(?i)safety|responsible ai|usage guidelines|prohibited|content polic|blocked|violat")

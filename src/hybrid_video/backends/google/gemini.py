@@ -114,7 +114,7 @@ class GeminiBackend(GoogleRoad):
                 extra_headers={JOB_HEADER: order.label},
                 **extra,
             )
-        except SDK_ERRORS as error:
+        except Exception as error:  # whatever it is, the request may be on its way
             raise submit_error(error, backend=self.key, model=order.quote.model) from error
         remote_id = getattr(interaction, "id", None)
         if not remote_id:

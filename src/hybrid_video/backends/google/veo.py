@@ -21,7 +21,7 @@ from google.oauth2.credentials import Credentials as TokenCredentials
 
 from hybrid_video.backends.base import BackendContext
 from hybrid_video.backends.google.catalog import VEO_MODELS, GoogleModel, aspect_of, resolution_of
-from hybrid_video.backends.google.failures import SDK_ERRORS, submit_error
+from hybrid_video.backends.google.failures import submit_error
 from hybrid_video.backends.google.road import GoogleRoad
 from hybrid_video.backends.google.session import JOB_HEADER, Session
 from hybrid_video.errors import (
@@ -131,7 +131,7 @@ class VeoBackend(GoogleRoad):
                 source=types.GenerateVideosSource(prompt=order.job.prompt, image=frame),
                 config=config,
             )
-        except SDK_ERRORS as error:
+        except Exception as error:  # whatever it is, the request may be on its way
             raise submit_error(error, backend=self.key, model=order.quote.model) from error
         if not operation.name:
             raise SubmitUncertain("Google took the clip but named no operation; it is not sent again", backend=self.key)

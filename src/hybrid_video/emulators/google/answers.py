@@ -23,7 +23,7 @@ STATUS_OF = {
 }
 
 
-class Refused(Exception):  # noqa: N818 - control flow inside this package, not an error of the product
+class Refused(Exception):
     """A request that is answered with an error body. `listed` wraps it in a list, as Interactions sometimes do."""
 
     def __init__(

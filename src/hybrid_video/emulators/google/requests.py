@@ -65,6 +65,7 @@ class Wanted:
     delivery: str = "uri"
     storage_uri: str = ""
     audio: bool = True
+    negative_prompt: str = ""
 
 
 async def read_object(request: web.Request) -> dict[str, Any]:
@@ -136,6 +137,7 @@ def read_veo(body: dict[str, Any], model: VideoModel, *, cloud: bool) -> Wanted:
         image=image is not None,
         storage_uri=str(parameters.get("storageUri", "")),
         audio=bool(parameters.get("generateAudio", True)),
+        negative_prompt=str(parameters.get("negativePrompt", "")),
     )
 
 
@@ -179,7 +181,7 @@ def _read_input(value: object) -> tuple[str, bool]:
     if isinstance(value, str) and value:
         return value, False
     texts, images = [], 0
-    for part in value if isinstance(value, list) else []:
+    for part in _parts(value):
         kind = part.get("type") if isinstance(part, dict) else None
         if kind == "text" and isinstance(part.get("text"), str):
             texts.append(part["text"])
@@ -191,6 +193,16 @@ def _read_input(value: object) -> tuple[str, bool]:
     if not texts:
         raise invalid("input must contain a text prompt.")
     return " ".join(texts), images > 0
+
+
+def _parts(value: object) -> list[Any]:
+    """The content parts: given bare, or inside `user_input` steps as google-genai 3.4.0 sends them."""
+    parts: list[Any] = []
+    for each in value if isinstance(value, list) else []:
+        step = isinstance(each, dict) and each.get("type") == "user_input"
+        content = each.get("content") if step else [each]
+        parts += content if isinstance(content, list) else [content]
+    return parts
 
 
 def _read_veo_image(image: object) -> None:
