@@ -118,7 +118,7 @@ async def download(file: RemoteFile, path: Path, *, backend: str) -> Path:
     return path
 
 
-class _TryAgain(Exception):  # noqa: N818 - it is a signal within this module
+class _TryAgain(Exception):
     """The file should be asked for again."""
 
 

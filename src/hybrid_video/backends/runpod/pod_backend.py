@@ -91,8 +91,6 @@ class PodBackend:
                 "no pods are configured; set HYBRID_VIDEO_RUNPOD_POD_IDS to the ids of running pods, or start some "
                 "with `hybrid-video pods start`"
             )
-        for pod_id in self._settings.pod_ids:
-            self._place(pod_id)
         await self._look_at_all()
         if not self.lanes():
             raise TransientError(
@@ -298,7 +296,9 @@ class PodBackend:
         return status.model_copy(update={"gpu": self._gpu_of(place)})
 
     async def _look_at_all(self) -> None:
-        """Looks at every pod. An open one is reported after all were looked at."""
+        """Looks at every configured and attached pod. An open one is reported after all were looked at."""
+        for pod_id in self._settings.pod_ids:
+            self._place(pod_id)
         results = await asyncio.gather(
             *(self._prepare(place) for place in list(self._places.values())), return_exceptions=True
         )
@@ -320,6 +320,7 @@ class PodBackend:
             await self._require_running(place)
             await prove_closed(place.pod_id, self._settings.pod_url(place.pod_id), backend=KEY)
             place.proven = True
+            await place.server.start(tries=1)
             check = await place.server.check()
             if check.trouble:
                 raise _unusable(f"pod {place.pod_id!r}: {check.trouble}")
