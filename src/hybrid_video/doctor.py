@@ -124,10 +124,10 @@ def _prices(settings: Settings) -> Finding:
 
 
 async def _backend(key: str, context: BackendContext) -> Finding:
-    build, is_configured = BACKENDS[key]
-    if not is_configured(context.settings):
+    entry = BACKENDS[key]
+    if not entry.is_configured(context.settings):
         return Finding(subject=key, level="off", detail="not configured", remedy=SETUP.get(key, ""))
-    backend = build(context)
+    backend = entry.build(context)
     try:
         async with asyncio.timeout(CHECK_TIMEOUT_S):
             return await _look(key, backend)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from hybrid_video.cli.app import app
 from hybrid_video.cli.output import console, print_json
 from hybrid_video.cli.run import JsonOption
-from hybrid_video.emulators.farm import Farm, FarmOptions
-from hybrid_video.emulators.faults import FaultPlan
 from hybrid_video.engine.session import stop_on_signal
 from hybrid_video.errors import InputError
 from hybrid_video.models import Tier
+
+if TYPE_CHECKING:
+    from hybrid_video.emulators.farm import FarmOptions
 
 
 @app.command()
@@ -44,6 +45,9 @@ def emulate(
     json_output: JsonOption = False,
 ) -> int:
     """Start local servers that behave like ComfyUI, RunPod and Google, until Ctrl-C. No port named: all three."""
+    from hybrid_video.emulators.farm import FarmOptions  # noqa: PLC0415 - the renderer's libraries load slowly
+    from hybrid_video.emulators.faults import FaultPlan  # noqa: PLC0415
+
     if time_scale <= 0:
         raise InputError(f"--time-scale: {time_scale!r} is not above 0; 20 means twenty times faster than real time")
     everything = comfyui is None and runpod is None and gemini is None
@@ -64,6 +68,8 @@ def emulate(
 
 
 async def _serve(options: FarmOptions, json_output: bool) -> None:
+    from hybrid_video.emulators.farm import Farm  # noqa: PLC0415
+
     farm = await Farm.start(options)
     stopped = asyncio.Event()
     try:

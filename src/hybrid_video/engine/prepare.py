@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
+from hybrid_video import workflows
 from hybrid_video.backends.base import BackendContext
 from hybrid_video.engine.fleet import Fleet
 from hybrid_video.engine.selection import Shot, make_offers
@@ -86,19 +87,25 @@ async def prepare(batch: Batch, *, base_dir: Path, out_dir: Path, settings: Sett
     _check_folder(out_dir, settings.storage.min_free_disk_mb)
     resolved = await resolve_files(batch, base_dir, settings)
     await fleet.start()
-    shots, problems = [], []
+    shots, problems, warnings = [], [], Counter[str]()
     for job, image, workflow in resolved:
         preferences = EffectivePreferences.fold(job.preferences, batch.preferences, settings.routing.preferences)
         offers = await make_offers(fleet, job, preferences, image, workflow)
-        shot = Shot(job, job.seed_in(batch.name), preferences, image, workflow, offers)
+        lenient = False
+        if workflow is not None and any(offer.refusal is None for offer in offers):
+            drawn = workflows.plan(job, workflow_path=workflow)
+            lenient = not drawn.exact
+            warnings.update(drawn.warnings)
+        shot = Shot(job, job.seed_in(batch.name), preferences, image, workflow, offers, lenient)
         shots.append(shot)
         if not shot.open_offers:
             problems.append(_nothing_can(shot))
     _raise_problems(problems)
     _check_reachable(shots, fleet)
     _check_budget(batch, shots, settings)
-    notices = tuple(f"{key} is not used for now: {reason}" for key, reason in fleet.down.items())
-    return Prepared(batch, tuple(shots), fleet, out_dir, notices)
+    down = [f"{key} is not used for now: {reason}" for key, reason in fleet.down.items()]
+    notices = down + [f"{text} ({count} jobs)" for text, count in warnings.most_common(MOST_PROBLEMS)]
+    return Prepared(batch, tuple(shots), fleet, out_dir, tuple(notices))
 
 
 def _check_folder(out_dir: Path, min_free_mb: int) -> None:

@@ -31,7 +31,7 @@ async def find_again(attempt: Attempt, shot: Shot, fleet: Fleet, ledger: Ledger)
         image_path=str(shot.image_path) if shot.image_path else None,
         workflow_path=str(shot.workflow_path) if shot.workflow_path else None,
     )
-    ticket = Ticket(order, attempt.handle, lenient=shot.workflow_path is not None)
+    ticket = Ticket(order, attempt.handle, lenient=shot.lenient)
     if attempt.state is AttemptState.COLLECTED and attempt.clip is not None:
         status = JobStatus(phase="succeeded", queue_s=attempt.queue_s, execution_s=attempt.execution_s, gpu=attempt.gpu)
         return Outcome(ticket, clip=attempt.clip, status=status, finished_already=True)

@@ -320,7 +320,7 @@ class BatchRun:
             progress.attempts = order.number
             progress.made += 1
             self._tell("started", decision.reason, order=order)
-            await self._drive(progress, Ticket(order, lenient=self._lenient(progress.shot)))
+            await self._drive(progress, Ticket(order, lenient=progress.shot.lenient))
             return
         finally:
             if progress.elsewhere or progress.state in (JobState.PENDING, JobState.FAILED):
@@ -406,10 +406,6 @@ class BatchRun:
     @staticmethod
     def _job_cap(progress: _Progress) -> Decimal | None:
         return progress.shot.preferences.max_cost_usd
-
-    @staticmethod
-    def _lenient(shot: Shot) -> bool:
-        return shot.workflow_path is not None
 
     # -- before and after ------------------------------------------------------------------------------------------
 

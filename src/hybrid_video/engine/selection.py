@@ -22,6 +22,8 @@ class Shot:
     image_path: Path | None = None
     workflow_path: Path | None = None
     offers: tuple[Candidate, ...] = ()
+    lenient: bool = False
+    """The user's own workflow does not say what clip it makes, so only a broken clip is refused."""
 
     @property
     def open_offers(self) -> dict[str, Quote]:

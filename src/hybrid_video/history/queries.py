@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from datetime import date
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from hybrid_video.history.store import History
 from hybrid_video.pricing.timings import Observed
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def cost_per_day(history: History, *, since: date | None = None) -> pd.DataFrame:

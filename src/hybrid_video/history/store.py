@@ -9,15 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import duckdb
-import pandas as pd
 from filelock import FileLock, Timeout
 
 from hybrid_video.errors import LedgerError
 from hybrid_video.ledger import Ledger
 from hybrid_video.models import Attempt
+
+if TYPE_CHECKING:  # together they take most of a second to import, and many commands never open the history
+    import duckdb
+    import pandas as pd
 
 LOCK_TIMEOUT_S = 10.0
 
@@ -59,6 +61,10 @@ class History:
 
     def update(self, ledger: Ledger) -> int:
         """Copies finished attempts that are not here yet; returns how many. Doing it twice changes nothing."""
+        import pandas as pd  # noqa: PLC0415
+
+        if not ledger.unrecorded(limit=1):
+            return 0
         total = 0
         with self._open() as connection:
             while rows := ledger.unrecorded():
@@ -89,6 +95,8 @@ class History:
 
     @contextmanager
     def _open(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        import duckdb  # noqa: PLC0415
+
         self._path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with self._lock.acquire(timeout=LOCK_TIMEOUT_S):

@@ -1,0 +1,46 @@
+# One command surface, the same on a laptop and in CI. Needs only Python 3.11+ and make; each target sets up what it needs.
+PYTHON ?= python3
+UV ?= $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
+RUN = $(UV) run --frozen --no-sync
+JOBS ?= 12
+PYTEST_FLAGS ?= -n 2 --dist worksteal
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev demo test check format bench schema clean
+
+help: ## Show the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "%-10s %s\n", $$1, $$2}'
+
+.tools/bin/uv:
+	$(PYTHON) installers/get_uv.py .tools
+
+setup: $(UV) ## Install what is needed to run
+	@$(UV) sync --frozen --quiet --no-dev --inexact --python $(PYTHON)
+
+setup-dev: $(UV) ## Install what is needed to develop
+	@$(UV) sync --frozen --quiet --python $(PYTHON)
+
+demo: setup ## Run an example batch on simulated backends: no GPU, no key
+	@$(RUN) hybrid-video demo --jobs $(JOBS) --out demo-output
+
+test: setup-dev ## Run the tests
+	@$(RUN) pytest $(PYTEST_FLAGS)
+
+check: setup-dev ## Lint, format, types, layering
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) mypy
+	$(RUN) pytest -q tests/unit/test_layering.py
+
+format: setup-dev ## Format and fix what can be fixed
+	$(RUN) ruff format .
+	$(RUN) ruff check --fix .
+
+bench: setup-dev ## Measure; prints JSON
+	@$(RUN) python benchmarks/run.py
+
+schema: setup-dev ## Write the JSON Schema of batch files
+	$(RUN) python -c "from hybrid_video.batchfile import json_schema; import json; print(json.dumps(json_schema(), indent=2))" > schemas/batch.schema.json
+
+clean: ## Remove what the other targets made
+	rm -rf .venv .tools demo-output .pytest_cache .mypy_cache .ruff_cache
