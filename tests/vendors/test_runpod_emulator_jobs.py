@@ -329,7 +329,7 @@ async def test_runsync_answers_with_the_result() -> None:
 
 async def test_runsync_answers_with_the_present_state_when_the_wait_is_over() -> None:
     """After `wait` milliseconds the job goes on and can be polled."""
-    async with rig(service_s=3_000, scale=1_000) as runpod:
+    async with rig(service_s=300, scale=1_000) as runpod:
         answer = await runpod.http.post(
             "/v2/emulated/runsync?wait=1000",
             json={"input": {"workflow": graph()}, "policy": {"executionTimeout": 10_000_000}},
@@ -373,7 +373,7 @@ async def test_webhook_is_posted_until_it_is_answered_with_200() -> None:
 
 async def test_lost_worker_puts_the_job_back_into_the_queue() -> None:
     """The state goes backwards under the same id, and the job still ends well."""
-    async with rig(fault("execute", "restart"), cold_start_s=400, service_s=100) as runpod:
+    async with rig(fault("execute", "restart"), cold_start_s=60, service_s=60) as runpod:
         job = await runpod.submit()
         await runpod.until(job, "IN_PROGRESS")
         await runpod.until(job, "IN_QUEUE")

@@ -23,6 +23,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from PIL import Image
+
 from hybrid_video.emulators.comfyui.catalog import NodeCatalog
 from hybrid_video.emulators.comfyui.errors import NodeError
 from hybrid_video.emulators.comfyui.folders import Folders
@@ -267,8 +269,6 @@ def _upload_images(images: list[dict[str, Any]] | None, folders: Folders) -> Non
 
 def _image_size(folders: Folders) -> Callable[[str], tuple[int, int]]:
     def size(name: str) -> tuple[int, int]:
-        from PIL import Image  # noqa: PLC0415 - only image-to-video needs it
-
         with Image.open(folders.input_path(name)) as image:
             return image.size
 
