@@ -147,6 +147,9 @@ class ComfyUIBackend:
             return await self._of(order.lane).submit(order, self._planned(order))
         except InputError as error:
             raise TerminalError(error.message, kind=FailureKind.INVALID_WORKFLOW, backend=self.key) from None
+        except TransientError as error:
+            self._close_lane(order.lane, error)
+            raise
 
     async def find(self, order: WorkOrder) -> JobHandle | Literal["unknown"] | None:
         """Looks for the attempt on the server of its lane; "unknown" when that is no longer configured."""
@@ -165,7 +168,11 @@ class ComfyUIBackend:
 
     async def watch(self, handle: JobHandle, on_progress: ProgressCallback | None = None) -> JobStatus:
         """Waits until it has succeeded."""
-        return await self._at(handle).watch(handle, on_progress)
+        try:
+            return await self._at(handle).watch(handle, on_progress)
+        except TransientError as error:
+            self._close_lane(handle.lane, error)
+            raise
 
     async def collect(self, handle: JobHandle, status: JobStatus, folder: Path) -> Path:
         """Downloads the clip to `<folder>/<attempt id>.<suffix>`."""
@@ -193,6 +200,11 @@ class ComfyUIBackend:
 
     def _live(self) -> list[ComfyUIServer]:
         return [server for lane, server in self._servers.items() if lane in self._up]
+
+    def _close_lane(self, lane: str, error: TransientError) -> None:
+        """Takes a dead server's lane away at once, so that the others get its jobs; the last lane stays."""
+        if error.kind in (FailureKind.UNREACHABLE, FailureKind.WEDGED) and self._up - {lane}:
+            self._up.discard(lane)
 
     def _connect(self) -> None:
         """Makes sure every configured server has its client; opens no connection."""

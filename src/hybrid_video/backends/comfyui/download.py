@@ -28,7 +28,7 @@ _LONGEST_PAUSE_S = 5.0
 _CONTENT_RANGE = re.compile(r"^bytes (?P<start>\d+)-\d+/(?P<total>\d+)$")
 
 
-class _Cut(Exception):  # noqa: N818 - one try ended early, which is no error yet
+class _Cut(Exception):
     """One try ended early for this reason; the next one goes on."""
 
 

@@ -39,16 +39,21 @@ class Listener:
         self._url = url
         self._headers = dict(headers)
         self._client_id = ""
+        self._failed = False
         self._connected = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._prompts: dict[str, PromptProgress] = {}
         self._news: dict[str, asyncio.Event] = {}
 
     async def client_id(self, *, within_s: float = 1.0) -> str:
-        """The id to send a prompt under: the connection's, or a fresh one when there is none in time."""
+        """The id to send a prompt under: the connection's, or a fresh one when there is none in time.
+
+        Only the first connection is waited for: where it failed (a proxy without websockets), polling has to do.
+        """
         self._start()
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._connected.wait(), within_s)
+        if not self._failed:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._connected.wait(), within_s)
         return self._client_id if self._connected.is_set() else uuid4().hex
 
     def expect(self, prompt_id: str, graph: Mapping[str, Any]) -> None:
@@ -103,6 +108,7 @@ class Listener:
                 logger.debug("comfyui websocket ended: %s", redact(error, 200))
             finally:
                 self._connected.clear()
+                self._failed = True
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE_S)
 
@@ -119,7 +125,7 @@ class Listener:
             proxy=None if is_loopback(self._url) else True,
         )
         async with connection as socket:
-            self._client_id = client_id
+            self._client_id, self._failed = client_id, False
             self._connected.set()
             async for frame in socket:
                 if isinstance(frame, str):  # binary frames are previews

@@ -90,6 +90,7 @@ class ComfyUIServer:
         self._nodes_lock = asyncio.Lock()
         self._sentinel = ""
         self._stuck_since: float | None = None
+        self._immovable = ""
 
     @property
     def url(self) -> str:
@@ -217,13 +218,17 @@ class ComfyUIServer:
         """Stops this prompt and no other; see `Backend.cancel`."""
         return await cancel(self.client, handle.remote_id, self.patience)
 
+    def note_immovable(self, prompt_id: str) -> None:
+        """Remembers a prompt that runs for ever: as long as it does, `check` finds the worker dead."""
+        self._immovable = prompt_id
+
     async def _gone(self, handle: JobHandle) -> BackendError:
         """Why an accepted prompt is nowhere: the server restarted, or somebody deleted it.
 
         Nothing outlives a restart, so a prompt that finished earlier tells the two apart (observed on ComfyUI 0.8.0:
         there is no boot id).
         """
-        if self._sentinel and await self.client.history(self._sentinel) is not None:
+        if self._sentinel and await self._still_knows(self._sentinel):
             return TerminalError(
                 f"the job was deleted from the queue or the history of ComfyUI at {self.url!r}; run the batch again to "
                 "make it",
@@ -237,6 +242,12 @@ class ComfyUIServer:
             backend=self.backend,
         )
 
+    async def _still_knows(self, prompt_id: str) -> bool:
+        try:
+            return await self.client.history(prompt_id) is not None
+        except BackendError:
+            return False  # the job is lost either way
+
     async def _object_info(self) -> Mapping[str, Any]:
         async with self._nodes_lock:
             if time.monotonic() >= self._nodes.until:
@@ -245,8 +256,12 @@ class ComfyUIServer:
             return self._nodes.info
 
     async def _worker_is_dead(self) -> bool:
-        """Whether prompts have waited with none running since an earlier check, longer than a start takes."""
+        """Whether prompts have waited with none running since an earlier check, longer than a start takes, or one runs
+        on that could not be interrupted."""
         queue = await self.client.queue(tries=1)
+        if self._immovable and self._immovable in queue.running:
+            return True
+        self._immovable = ""
         if queue.running or not queue.pending:
             self._stuck_since = None
             return False

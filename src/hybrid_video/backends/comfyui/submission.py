@@ -19,6 +19,9 @@ from hybrid_video.backends.comfyui.rejections import node_rejection
 from hybrid_video.errors import BackendError, FailureKind, SubmitUncertain, TerminalError, TransientError
 from hybrid_video.models import JobHandle, WorkOrder, utc_now
 
+_HANDLER_RAISED = "Server got itself in trouble"
+"""The plain-text 500 of a malformed request (observed on ComfyUI 0.8.0); it has no JSON for those."""
+
 
 class Submission:
     """The submitting side of one server, which is one lane."""
@@ -84,6 +87,14 @@ class Submission:
             seen_nowhere = True
         if not seen_nowhere:
             raise lost
+        if _HANDLER_RAISED in lost.detail:
+            raise TerminalError(
+                f"ComfyUI at {self._client.url!r} cannot read the workflow: its handler raised and said no more; "
+                "look at its log, and export the workflow with Workflow > Export (API)",
+                kind=FailureKind.INVALID_REQUEST,
+                backend=self._client.backend,
+                detail=lost.detail,
+            )
         raise TransientError(
             f"ComfyUI at {self._client.url!r} did not take the job: the answer was lost ({lost.detail or 'cut off'}) "
             "and the job is neither in its queue nor in its history; it can be sent again",

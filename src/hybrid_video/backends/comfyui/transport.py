@@ -141,7 +141,7 @@ class Transport:
                 detail=words,
             )
         kind = FailureKind.RATE_LIMITED if code == 429 else FailureKind.UNREACHABLE
-        advice = "is there a ComfyUI at this address?" if code == 404 else "look at its log"
+        advice = "look at its log" if code >= 500 or code == 429 else "is there a ComfyUI at this address?"
         return TransientError(
             f"{said}; {advice}", kind=kind, backend=self._backend, detail=words, retry_after_s=_retry_after(response)
         )

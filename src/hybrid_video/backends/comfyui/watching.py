@@ -103,10 +103,13 @@ class Watch:
         self._idle_since = None if sight.queue.running else (now if self._idle_since is None else self._idle_since)
         if self._idle_since is not None and now - self._idle_since > self._patience.wedge_after_s:
             raise await self._wedged(f"nothing has run for {now - self._idle_since:.0f} s although prompts wait")
-        ahead = sight.queue.running + sight.queue.pending
+        pending = sight.queue.pending
+        ahead = sight.queue.running + pending[: pending.index(self._handle.remote_id)]
         if self._stalled is None or self._stalled[0] != ahead:
             self._stalled = (ahead, now)
-        elif now - self._stalled[1] > self._patience.job_timeout_s:
+        elif now - self._stalled[1] > self._patience.job_timeout_s + 2 * self._patience.cancel_s:
+            # The one in front may be ours too, and its own watch gets the time to interrupt it first.
+            self._server.note_immovable(ahead[0])
             raise await self._wedged(f"its queue has not moved for {now - self._stalled[1]:.0f} s")
 
     async def _end_overlong(self) -> None:
@@ -114,6 +117,7 @@ class Watch:
         outcome = await self._server.cancel(self._handle)
         limit_s = self._patience.job_timeout_s
         if outcome == "unknown":
+            self._server.note_immovable(self._handle.remote_id)
             raise await self._wedged(f"the job has run for more than {limit_s:g} s and cannot be interrupted")
         if outcome == "stopped":
             raise TransientError(
