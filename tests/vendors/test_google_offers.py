@@ -141,18 +141,3 @@ def test_capabilities_tell_the_two_roads_apart() -> None:
     assert (omni.negative_prompt, cloud.negative_prompt) == (False, True)
     assert (omni.min_duration_s, omni.max_duration_s) == (3, 15)
     assert (cloud.min_duration_s, cloud.max_duration_s) == (4, 8)
-
-
-@pytest.mark.parametrize(
-    ("settings", "on_key", "on_cloud"),
-    [
-        ({"project": ""}, True, False),
-        ({"api_key": None}, False, True),
-        ({"model": "veo-3.1-fast-generate-001"}, False, True),
-        ({"model": "veo-3.1-fast-generate-001", "project": ""}, True, False),
-    ],
-)
-def test_each_road_knows_whether_it_is_configured(settings: dict[str, Any], *, on_key: bool, on_cloud: bool) -> None:
-    """A Veo model with a project means Cloud only; without one the key road is kept, to explain itself at the start."""
-    chosen = context(**settings).settings.gemini
-    assert (GeminiBackend.is_configured(chosen), VeoBackend.is_configured(chosen)) == (on_key, on_cloud)

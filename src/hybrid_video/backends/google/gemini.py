@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import time
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 from google.genai import Client
 
@@ -41,15 +41,10 @@ _SEED_LIMIT = 2**31
 class GeminiBackend(GoogleRoad):
     """Gemini Omni. Quotes before `start` assume every known model; `start` keeps those the key offers."""
 
-    key: ClassVar[str] = "gemini"
+    key: str = "gemini"
 
     def __init__(self, context: BackendContext, *, submit_timeout_s: float = 90.0) -> None:
         super().__init__(context, _configured(context.settings.gemini), submit_timeout_s=submit_timeout_s)
-
-    @staticmethod
-    def is_configured(settings: GeminiSettings) -> bool:
-        """Whether there is a key, and not only a Veo model chosen for the Cloud road."""
-        return settings.api_key is not None and not (settings.project and settings.model.startswith("veo-"))
 
     async def start(self) -> None:
         """Lists the key's models and keeps the usable ones."""

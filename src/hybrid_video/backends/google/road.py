@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
 from hybrid_video.backends.base import BackendContext, CancelOutcome, ProgressCallback
 from hybrid_video.backends.google import download, images
@@ -54,7 +54,7 @@ class GoogleRoad:
         submit_timeout_s: how long a submit waits for its answer before it counts as uncertain.
     """
 
-    key: ClassVar[str]
+    key: str
     tier = Tier.GEMINI
 
     def __init__(

@@ -1,11 +1,11 @@
 """Connections to Google: two SDK clients, one only for submits and cancels and one for everything else.
 
-Why two. google-genai 3.4.0 repeats calls on its own. Measured with its default options: an Interactions create that was
-answered 503 was sent five times, and a Veo submit whose connection was cut after it had been accepted was sent again and
-paid for twice. So the submitting client has `attempts=1`, which ends the first, and runs over a plain httpx client, which
-ends the second; that client keeps no connections alive, because a stale one would fail and leave it unknown whether the
-request arrived. Downloads use httpx directly: the SDK follows redirects with the key in a header of its own, and so
-hands it to any host it is sent to.
+Why two. google-genai 3.4.0 repeats calls on its own. Measured with its default options: an Interactions create that
+was answered 503 was sent five times, and a Veo submit whose connection was cut after it had been accepted was sent
+again and paid for twice. So the submitting client has `attempts=1`, which ends the first, and runs over a plain httpx
+client, which ends the second; that client keeps no connections alive, because a stale one would fail and leave it
+unknown whether the request arrived. Downloads use httpx directly: the SDK follows redirects with the key in a header
+of its own, and so hands it to any host it is sent to.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import asyncio
 import base64
 import time
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import google.auth
 from google.auth.credentials import Credentials
@@ -50,18 +50,13 @@ class VeoBackend(GoogleRoad):
         credentials: OAuth credentials; the application default ones when None (on loopback: the emulator's token).
     """
 
-    key: ClassVar[str] = "veo"
+    key: str = "veo"
 
     def __init__(
         self, context: BackendContext, *, credentials: Credentials | None = None, submit_timeout_s: float = 90.0
     ) -> None:
         super().__init__(context, _configured(context.settings.gemini), submit_timeout_s=submit_timeout_s)
         self._credentials = credentials
-
-    @staticmethod
-    def is_configured(settings: GeminiSettings) -> bool:
-        """Whether a Google Cloud project is set."""
-        return bool(settings.project)
 
     async def start(self) -> None:
         """Finds credentials and asks which of its models the project's location offers."""
