@@ -181,9 +181,11 @@ class Run:
         self.report.executed(node, shown)
 
     def _reuse(self, node: str) -> None:
-        """A cached node: an output is shown again, but only to a client that gave an id."""
+        """A cached output is shown again, but only to a client that gave an id; other cached nodes stay silent."""
+        if node not in self.outputs:
+            return
         shown = self.machine.cache.shown.get(self.signatures[node])
-        if node in self.outputs and self.client_id is not None:
+        if self.client_id is not None:
             self.report.executed(node, shown)
             if shown is not None:
                 self.shown[node] = shown

@@ -79,24 +79,21 @@ class FileRoutes:
         post = await request.post()
 
         async def answer() -> web.Response:
-            return self._store(dict(post), None)
+            return self._store(dict(post))
 
         name = getattr(post.get("image"), "filename", "")
         return await self._gate.pass_through(request, "upload", str(name), answer)
 
     async def upload_mask(self, request: web.Request) -> web.StreamResponse:
-        """`POST /upload/mask`: an original that does not exist is answered with 200 and nothing written."""
+        """`POST /upload/mask`: an original that is refused or missing still gets a 200, and nothing is written."""
         post = await request.post()
         original: dict[str, Any] = json.loads(post.get("original_ref"))  # type: ignore[arg-type] # None raises: 500
         name, folder = self._folders.annotated(original["filename"])
-        if not name or name[0] == "/" or ".." in name:
-            return web.Response(status=400)
         folder = folder or self._folders.by_type(original.get("type", "output"))
-        if folder is None:
-            return web.Response(status=400)
-        return self._store(dict(post), folder / original.get("subfolder", "") / name)
+        refused = not name or name[0] == "/" or ".." in name or folder is None
+        return self._store(dict(post), (folder or Path()) / original.get("subfolder", "") / name, refused)
 
-    def _store(self, post: dict[str, Any], masked: Path | None) -> web.Response:
+    def _store(self, post: dict[str, Any], masked: Path | None = None, refused: bool = False) -> web.Response:
         kind = post.get("type")
         folder = {"input": self._folders.input, "temp": self._folders.temp, "output": self._folders.output}[
             "input" if kind is None else kind
@@ -118,7 +115,7 @@ class FileRoutes:
             path = _free_name(path, content)
         if masked is None:
             path.write_bytes(content)
-        elif masked.is_file():
+        elif not refused and masked.is_file():
             _write_masked(masked, content, path)
         answer = {"name": path.name if path.parent == target else name, "subfolder": subfolder}
         return web.json_response(answer | {"type": kind or "input"})
