@@ -55,6 +55,7 @@ class _Checker:
         self._ids: dict[str, tuple[int, bool]] = {}
 
     def batch(self, header: dict[str, Any], default_name: str | None) -> Batch | None:
+        header.pop("$schema", None)  # for editors
         given = header.pop("jobs", None)
         defaults = self._defaults(header.pop("defaults", {}))
         if default_name is not None:

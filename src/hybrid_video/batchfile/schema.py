@@ -1,4 +1,7 @@
-"""JSON Schema of batch files, for editors and for callers of the API."""
+"""JSON Schema of batch files, for editors and for callers of the API.
+
+`python -m hybrid_video.batchfile > schemas/batch.schema.json` writes the copy that travels with the repository.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,7 @@ def json_schema() -> dict[str, Any]:
     }
     properties = schema["properties"]
     properties["name"]["description"] += " Left out: made from the file's name."
+    properties["$schema"] = {"type": "string", "description": "Address of this schema, for editors."}
     properties["defaults"] = {"$ref": "#/$defs/Defaults"}
     schema["required"] = ["jobs"]
     return {
