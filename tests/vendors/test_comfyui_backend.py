@@ -15,10 +15,11 @@ from uuid import uuid4
 import av
 import httpx
 import pytest
+from aiohttp import web
 from PIL import Image
 
 from hybrid_video.backends.base import BackendContext
-from hybrid_video.backends.comfyui import ComfyUIBackend, Patience
+from hybrid_video.backends.comfyui import ComfyUIBackend, ComfyUIServer, Patience
 from hybrid_video.emulators.comfyui import ComfyUIEmulator
 from hybrid_video.emulators.faults import FaultPlan, FaultRule
 from hybrid_video.emulators.server import RunningServer, ScaledClock, start_server
@@ -35,6 +36,7 @@ from hybrid_video.pricing.catalog import PriceBook
 from hybrid_video.pricing.quoting import Quoter
 from hybrid_video.pricing.timings import ServiceTimes
 from hybrid_video.settings import ComfyUISettings, Settings
+from hybrid_video.workflows import plan as plan_workflow
 
 SCALE = 50.0
 QUICK = Patience(
@@ -544,6 +546,45 @@ async def test_a_server_that_dies_loses_its_lane_at_the_first_refusal(place: Pla
     error = await fails(backend.submit(place.order(lane=f"comfyui/127.0.0.1:{spare.port}")))
     assert error.kind is FailureKind.UNREACHABLE
     assert [lane.id for lane in backend.lanes()] == [place.lane]
+
+
+async def test_a_server_behind_a_token_checking_proxy_is_used_without_websocket(place: Place) -> None:
+    """Every request carries the header, below the proxy's path; the token is in no handle, message or repr."""
+    token = "s3cret-t0ken-of-the-pod"
+
+    @web.middleware
+    async def check(request: web.Request, handler: Any) -> web.StreamResponse:
+        if request.headers.get("Authorization") != f"Bearer {token}" or request.path.endswith("/ws"):
+            return web.Response(status=401)
+        return await handler(request)  # type: ignore[no-any-return]
+
+    proxy = web.Application(middlewares=[check])
+    emulator = ComfyUIEmulator(clock=ScaledClock(SCALE), faults=FaultPlan(), service_s=5.0)
+    proxy.add_subapp("/_proxy/pod-8188", emulator.app())
+    running = await start_server(proxy)
+    place.extra.append(running)
+    order = place.order()
+    plan = plan_workflow(order.job, workflow_path=place.workflow)
+    url = f"{running.url}/_proxy/pod-8188"
+    for bearer, lane in ((token, "runpod-pod/pod"), ("wrong-token", "x")):
+        server = ComfyUIServer(
+            url,
+            backend="runpod-pod",
+            lane=lane,
+            headers={"Authorization": f"Bearer {bearer}"},
+            websocket=False,
+            patience=QUICK,
+        )
+        if bearer != token:
+            error = await fails(server.submit(order, plan))
+            assert (error.kind, error.backend) == (FailureKind.AUTHENTICATION, "runpod-pod")
+        else:
+            handle = await server.submit(order, plan)
+            status = await server.watch(handle)
+            assert (await server.collect(handle, status, place.folder)).stat().st_size > 0
+            assert (handle.backend, handle.lane) == ("runpod-pod", "runpod-pod/pod")
+            assert token not in handle.model_dump_json() + status.model_dump_json() + repr(server.client)
+        await server.close()
 
 
 async def test_start_needs_at_least_one_server() -> None:
