@@ -19,8 +19,9 @@ if str(ROOT) not in sys.path:  # Prefect and `python flows/…` put only this fo
     sys.path.insert(0, str(ROOT))
 
 from prefect import flow, get_run_logger  # noqa: E402
+from prefect.client.schemas.objects import State  # noqa: E402
 from prefect.runtime import flow_run  # noqa: E402
-from prefect.states import Cancelled, Completed, Failed, State  # noqa: E402
+from prefect.states import Cancelled, Completed, Failed  # noqa: E402
 from pydantic import Field  # noqa: E402
 
 from hybrid_video.batchfile import load_batch  # noqa: E402
@@ -48,16 +49,23 @@ def _run_name() -> str:
 
 @flow(name="generate-batch", flow_run_name=_run_name, persist_result=False, retries=0)
 async def generate_batch(
-    batch: Annotated[Batch | None, Field(description="The shots. Leave empty to use a batch file.")] = None,
-    batch_file: Annotated[
-        str | None, Field(description="Path of a YAML, JSON or CSV batch file on the worker.")
-    ] = None,
-    base_dir: Annotated[str | None, Field(description="Folder of the batch's images and workflows.")] = None,
-    out_dir: Annotated[str | None, Field(description="Folder for the clips; the configured one when empty.")] = None,
-    deadline_s: Annotated[float | None, Field(gt=0, description="Finish within so many seconds.")] = None,
-    budget_usd: Annotated[Decimal | None, Field(ge=0, description="Hard limit in US dollars.")] = None,
+    batch: Batch | None = None,
+    batch_file: str | None = None,
+    base_dir: str | None = None,
+    out_dir: str | None = None,
+    deadline_s: Annotated[float | None, Field(gt=0)] = None,
+    budget_usd: Annotated[Decimal | None, Field(ge=0)] = None,
 ) -> State[Any]:
-    """Make every clip of a batch, cheapest first, in time and within budget. The same batch name again resumes it."""
+    """Make every clip of a batch, cheapest first, in time and within budget. The same batch name again resumes it.
+
+    Args:
+        batch: The shots. Leave it out to use a batch file.
+        batch_file: Path of a YAML, JSON or CSV batch file on the worker's machine, instead of `batch`.
+        base_dir: Folder that the batch's image and workflow paths start from; the batch file's own when empty.
+        out_dir: Folder for the finished clips; the configured one when empty.
+        deadline_s: Finish within so many seconds of the start; overrides the batch's own.
+        budget_usd: Hard limit for the whole batch in US dollars; overrides the batch's own.
+    """
     logger = get_run_logger()
     try:
         wanted, folder = _request(batch, batch_file, base_dir)
@@ -133,8 +141,8 @@ def main(request_file: str, answer_file: str) -> None:
             return_state=True,
         )
     )
-    data = state.data if isinstance(state.data, dict) else None
-    if data is None:
+    data = getattr(state.data, "result", state.data)  # Prefect wraps what a state carries
+    if not isinstance(data, dict):
         data = {"error": redact(state.message or "the flow ended without a report"), "problems": [], "exit_code": 1}
     Path(answer_file).write_text(json.dumps(data), encoding="utf-8")
 

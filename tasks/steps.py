@@ -28,19 +28,19 @@ async def select_backend(request: SelectionRequest, label: str) -> Decision:
     return decide(request)
 
 
-@task(name="generate_local", task_run_name="{label}: local, attempt {attempt}", tags=["local"], **LEAN)
+@task(name="generate_local", task_run_name="{label}: local, attempt {attempt}", **LEAN)
 async def generate_local(driver: AttemptDriver, ticket: Ticket, label: str, attempt: int) -> Outcome:
     """Makes one clip on the user's own GPU."""
     return await driver.generate(ticket)
 
 
-@task(name="generate_cloud", task_run_name="{label}: cloud, attempt {attempt}", tags=["cloud"], **LEAN)
+@task(name="generate_cloud", task_run_name="{label}: cloud, attempt {attempt}", **LEAN)
 async def generate_cloud(driver: AttemptDriver, ticket: Ticket, label: str, attempt: int) -> Outcome:
     """Makes one clip on a rented GPU."""
     return await driver.generate(ticket)
 
 
-@task(name="generate_gemini", task_run_name="{label}: gemini, attempt {attempt}", tags=["gemini"], **LEAN)
+@task(name="generate_gemini", task_run_name="{label}: gemini, attempt {attempt}", **LEAN)
 async def generate_gemini(driver: AttemptDriver, ticket: Ticket, label: str, attempt: int) -> Outcome:
     """Makes one clip with Google's paid models."""
     return await driver.generate(ticket)

@@ -198,6 +198,9 @@ class RoutingSettings(_Group):
     value_of_time_usd_per_h: float = Field(
         10, ge=0, description="With neither deadline nor budget: what an hour of waiting is worth to you."
     )
+    time_scale: float = Field(
+        1.0, gt=0, description="Beside emulators only: how much faster than real time they run (expected waits shrink)."
+    )
     simulated: bool = Field(False, description="Marks everything this installation writes as simulated (the demo).")
     allow_private_urls: bool = Field(False, description="Allow image URLs on private addresses.")
 

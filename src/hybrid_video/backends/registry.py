@@ -36,7 +36,10 @@ BACKENDS: dict[str, Registration] = {
     "runpod-pod": Registration(
         "hybrid_video.backends.runpod:PodBackend", lambda s: bool(s.runpod.api_key and s.runpod.pod_ids)
     ),
-    "gemini": Registration("hybrid_video.backends.google:GeminiBackend", lambda s: s.gemini.api_key is not None),
+    "gemini": Registration(
+        "hybrid_video.backends.google:GeminiBackend",
+        lambda s: s.gemini.api_key is not None and not (s.gemini.project and s.gemini.model.startswith("veo-")),
+    ),
     "veo": Registration("hybrid_video.backends.google:VeoBackend", lambda s: bool(s.gemini.project)),
 }
 """Registry key to registration, in the order they are shown."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import tempfile
 from decimal import Decimal, InvalidOperation
@@ -148,20 +150,31 @@ def run_as_flow(
             ),
             encoding="utf-8",
         )
-        child = subprocess.run(
-            [*flow_command("generate_batch"), str(request), str(answer)],
-            check=False,
-            env={**os.environ, **(environment or {})},
-            stdout=2,
-        )
+        command = [*flow_command("generate_batch"), str(request), str(answer)]
+        code = _run_child(command, {**os.environ, **(environment or {})})
         if not answer.exists():
-            raise ConfigurationError(
-                f"the flow ended without a report (exit {child.returncode}); see the messages above"
-            )
+            raise ConfigurationError(f"the flow ended without a report (exit {code}); see the messages above")
         data = json.loads(answer.read_text(encoding="utf-8"))
     if "error" in data:
         raise _restored(data)
     return BatchReport.model_validate(data)
+
+
+def _run_child(command: list[str], environment: dict[str, str]) -> int:
+    """Runs the flow process to its end. Ctrl-C and SIGTERM are passed on, so that it can stop the remote work first.
+
+    It gets a session of its own: a terminal would otherwise send it the same Ctrl-C a second time.
+    """
+    child = subprocess.Popen(command, env=environment, stdout=2, start_new_session=os.name == "posix")
+    previous = {}
+    with contextlib.suppress(ValueError):  # not the main thread: nothing to pass on
+        for number in (signal.SIGINT, signal.SIGTERM):
+            previous[number] = signal.signal(number, lambda got, _frame: child.send_signal(got))
+    try:
+        return child.wait()
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _restored(data: dict[str, object]) -> InputError:

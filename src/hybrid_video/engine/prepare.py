@@ -45,7 +45,8 @@ class Prepared:
 def build_context(settings: Settings, history: History) -> BackendContext:
     """Prices of the configured profile and timings corrected by the history."""
     timings = ServiceTimes(observed_times(history))
-    return BackendContext(settings, Quoter(PriceBook.load(settings.routing.prices), timings))
+    prices = PriceBook.load(settings.routing.prices)
+    return BackendContext(settings, Quoter(prices, timings, settings.routing.time_scale))
 
 
 async def resolve_files(

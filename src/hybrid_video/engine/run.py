@@ -40,6 +40,7 @@ TICK_S = 0.5
 RENEW_S = 10.0
 REPLAN_S = 2.0
 PROGRESS_S = 0.5
+REATTACH_ATTEMPTS = 2
 OUT_OF_SIGHT = frozenset({FailureKind.UNREACHABLE, FailureKind.RATE_LIMITED, FailureKind.DOWNLOAD_FAILED})
 
 
@@ -339,16 +340,30 @@ class BatchRun:
     async def _drive(self, progress: _Progress, ticket: Ticket) -> None:
         order = ticket.order
         try:
-            outcome = await self._steps.generate(self._driver, ticket)
-        except BackendError as error:
-            stored = {a.attempt_id: a for a in self._ledger.attempts(order.batch, job=order.job.id)}[order.attempt_id]
-            outcome = Outcome(Ticket(order, stored.handle, ticket.lenient), failure=_after_acceptance(error, stored))
+            outcome = await self._generate(ticket)
         except asyncio.CancelledError:
             progress.state = JobState.CANCELLED
             raise
         finally:
             self._busy.pop(order.attempt_id, None)
         await self._finish(progress, outcome)
+
+    async def _generate(self, ticket: Ticket) -> Outcome:
+        """Gets the clip; an accepted paid job that goes out of sight is taken up again before it is given up on."""
+        order = ticket.order
+        for again in range(REATTACH_ATTEMPTS + 1):
+            try:
+                return await self._steps.generate(self._driver, ticket)
+            except BackendError as error:
+                stored = await asyncio.to_thread(self._ledger.attempt, order.attempt_id)
+                ticket = Ticket(order, stored.handle, ticket.lenient)
+                failure = _after_acceptance(error, stored)
+                out_of_sight = isinstance(failure, SubmitUncertain) and stored.handle is not None
+                if not out_of_sight or again == REATTACH_ATTEMPTS or self._cancelled:
+                    return Outcome(ticket, failure=failure)
+            self._tell("notice", "out of sight; taken up again from its receipt", order=order)
+            await asyncio.sleep(self._settings.routing.retry_base_s * 2**again)
+        raise AssertionError("unreachable")
 
     async def _finish(self, progress: _Progress, outcome: Outcome) -> None:
         order, failure = outcome.ticket.order, outcome.failure

@@ -76,7 +76,7 @@ def observed_times(history: History) -> dict[tuple[str, str, str], Observed]:
         from recent where age <= 200 and per_unit > 0 group by all
         """
     )
-    rows: list[dict[str, Any]] = frame.to_dict("records")
+    rows: list[dict[Any, Any]] = frame.to_dict("records")
     return {
         (str(row["backend"]), str(row["gpu"]), str(row["model"])): Observed(int(row["n"]), float(row["total"]))
         for row in rows

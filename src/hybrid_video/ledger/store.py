@@ -389,6 +389,15 @@ class Ledger:
         with self._read() as connection:
             return [_attempt(row) for row in connection.execute(query)]
 
+    def attempt(self, attempt_id: str) -> Attempt:
+        """One attempt.
+
+        Raises:
+            LedgerError: no such attempt.
+        """
+        with self._read() as connection:
+            return _attempt(self._attempt_row(connection, attempt_id))
+
     def open_attempts(self, batch: str | None = None) -> list[Attempt]:
         """Attempts that still hold a reservation."""
         return self.attempts(batch, states=sorted(OPEN))

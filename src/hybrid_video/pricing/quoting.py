@@ -26,10 +26,15 @@ def _round(amount: Decimal, *, up: bool = False) -> Decimal:
 
 @dataclass(frozen=True)
 class Quoter:
-    """Turns expected and measured seconds into money with one price book and one set of timings."""
+    """Turns expected and measured seconds into money with one price book and one set of timings.
+
+    `time_scale` is 1 except beside emulators that run faster than real time: expected waits are divided by it, money
+    is not.
+    """
 
     prices: PriceBook
     timings: ServiceTimes
+    time_scale: float = 1.0
 
     def gpu_time(
         self,
@@ -62,7 +67,7 @@ class Quoter:
             model=model,
             amount_usd=_round(price.usd * billed_s),
             reserve_usd=_round(price.usd * worst_s, up=True),
-            service_s=service_s + cold_start_s,
+            service_s=(service_s + cold_start_s) / self.time_scale,
             output=output,
             basis=f"{billed_s} GPU-seconds at ${price.usd}/s ({price.id}, checked {price.checked}); {timing}",
         )
@@ -82,7 +87,7 @@ class Quoter:
             model=model,
             amount_usd=amount,
             reserve_usd=amount,
-            service_s=service_s,
+            service_s=service_s / self.time_scale,
             output=output,
             basis=f"{billed_video_s:g} s of {resolution} video at ${price.usd}/s ({price.id}, checked {price.checked}); "
             f"{timing}",
@@ -119,7 +124,7 @@ class Quoter:
             model=model,
             amount_usd=price.usd,
             reserve_usd=price.usd,
-            service_s=price.seconds or 0.0,
+            service_s=(price.seconds or 0.0) / self.time_scale,
             output=output,
             basis=f"${price.usd} a video, {price.seconds:g} s ({price.id}, {price.source})",
         )
