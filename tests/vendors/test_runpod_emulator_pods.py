@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+import websockets
 from runpod_rig import RTX_4090, Rig, eventually, graph, rig
 
 from hybrid_video.emulators.faults import FaultRule
@@ -485,3 +486,31 @@ async def test_pod_can_vanish() -> None:
     """`lose` on get: the pod is 404 for a moment, as when the vendor has lost it."""
     async with rig(fault("get", "lose"), static_pods=[StaticPod("abc", TOKEN)]) as runpod:
         assert (await runpod.http.get("/v2/pods/abc")).status_code == 404
+
+
+async def test_pods_are_terminated_when_the_balance_is_used_up() -> None:
+    """At zero every pod stops; one without a network volume is lost with its data."""
+    mounts = {"network": [{"volumeId": "v1", "path": "/workspace"}]}
+    async with rig(boot=QUICK, balance_usd=Decimal("1.50"), scale=100_000) as runpod:
+        kept, lost = await created(runpod, mounts=mounts), await created(runpod)
+        await runpod.pod_in(kept, "EXITED")
+        assert (await runpod.pod(lost)).get("status") in {"TERMINATED", None}
+
+
+async def test_websocket_passes_the_proxy_and_is_closed_after_a_hundred_seconds() -> None:
+    """The proxy carries websockets, but not for long."""
+    async with rig(static_pods=[StaticPod("abc", TOKEN)], scale=1_000) as runpod:
+        address = f"{runpod.url}/_proxy/abc-8188/ws?clientId=me".replace("http://", "ws://")
+        async with websockets.connect(address, additional_headers=WITH_TOKEN) as socket:
+            assert json.loads(await socket.recv())["type"] == "status"
+            async with asyncio.timeout(5):
+                await socket.wait_closed()
+
+
+async def test_endpoint_record_has_ready_made_urls() -> None:
+    """`requestUrls` need not be built by hand."""
+    async with rig() as runpod:
+        record = (await runpod.http.get("/v2/serverless/emulated")).json()
+        assert record["requestUrls"]["runSync"] == f"{runpod.url}/v2/emulated/runsync"
+        assert (await runpod.http.get(record["requestUrls"]["health"])).status_code == 200
+        assert (await runpod.http.get("/v2/serverless/other")).status_code == 404

@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +40,11 @@ class Folders:
         self.temp = root / "temp"
         for folder in (self.output, self.input, self.temp):
             folder.mkdir(parents=True, exist_ok=True)
+
+    def close(self) -> None:
+        """Deletes the temporary folder now; a file that is being written meanwhile may stay behind."""
+        with suppress(OSError):
+            self._temporary.cleanup()
 
     def by_type(self, kind: str) -> Path | None:
         """The folder of `type=`; None for a type that does not exist."""

@@ -73,6 +73,11 @@ class RefusedError(Exception):
         """422: against the schema."""
         return cls(422, "Unprocessable Entity", "request validation failed", errors)
 
+    @classmethod
+    def not_found(cls) -> RefusedError:
+        """404: no such thing, or not the caller's."""
+        return cls(404, "Not Found", "resource not found")
+
     def response(self) -> web.Response:
         """The answer."""
         body = json.dumps(self.body).encode()
@@ -118,7 +123,7 @@ class ManagementQuota:
     """
 
     def __init__(self, per_minute: int = 600) -> None:
-        quotas = {"minute": per_minute, "hour": per_minute * 50, "day": per_minute * 833}
+        quotas = {"minute": per_minute, "hour": per_minute * 50, "day": per_minute * 2500 // 3}
         self._windows = {name: RateLimit(quotas[name], MANAGEMENT_WINDOWS[name]) for name in quotas}
 
     def take(self) -> str | None:

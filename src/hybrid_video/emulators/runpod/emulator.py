@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
@@ -19,8 +18,10 @@ from hybrid_video.emulators.runpod.access import ErrorBodies, ManagementQuota
 from hybrid_video.emulators.runpod.billing_routes import BillingRoutes
 from hybrid_video.emulators.runpod.catalog import Catalog, Level
 from hybrid_video.emulators.runpod.endpoint import Endpoint, TimeoutState
+from hybrid_video.emulators.runpod.endpoint_routes import EndpointRoutes
 from hybrid_video.emulators.runpod.fleet import Fleet
 from hybrid_video.emulators.runpod.job_routes import JobRoutes
+from hybrid_video.emulators.runpod.jobs import RESULT_KEPT_S
 from hybrid_video.emulators.runpod.metering import ServerlessMeter
 from hybrid_video.emulators.runpod.pod_comfyui import PodPrograms
 from hybrid_video.emulators.runpod.pod_routes import ManagementGate, PodRoutes
@@ -40,11 +41,17 @@ class RunPodEmulator:
     prompt that ran on a pod (its share of the pod's time). Cold starts, idle workers and idle pods are billed as well,
     as the vendor does, but to the endpoint or the pod: they appear in `/v2/billing` only.
 
+    Operations of fault rules for the server `runpod`: submit, status, cancel, health, webhook and execute of jobs
+    (`worker` says what each action means there), download of results; create (`fail`: no capacity), list, get (`lose`:
+    404), delete and action of pods; and every operation of the ComfyUI emulator for the ComfyUI in pods.
+
     Args:
         api_key: the only key accepted; None accepts any that is not empty and does not start with `invalid`.
         service_s: simulated seconds of one job; None takes the price entry's or the published timing.
         jitter: spread of the service time (sigma of a log-normal distribution).
-        delivery: whether workers upload to S3 or return base64.
+        delivery: whether workers upload to S3, return base64, or only seem to upload (`worker.Delivery`).
+        result_kept_s: simulated seconds for which `/status` knows a finished job. With a fast clock the documented 30
+            minutes are a moment; a client that polls in real time may need more.
         throttled: no worker ever starts, jobs stay IN_QUEUE; may be changed through `endpoint.throttled`.
         progress: whether jobs show progress as `output` while IN_PROGRESS.
         timeout_state: how a job ends that exceeds its execution time-out; the documentation has both wordings.
@@ -80,6 +87,7 @@ class RunPodEmulator:
         error_bodies: ErrorBodies = "json",
         rates: dict[str, int] | None = None,
         management_per_minute: int = 600,
+        result_kept_s: float = RESULT_KEPT_S,
         url_valid_for_s: float = s3.PRESIGNED_FOR_S,
         missing_models: frozenset[str] = frozenset(),
         missing_nodes: frozenset[str] = frozenset(),
@@ -91,8 +99,8 @@ class RunPodEmulator:
     ) -> None:
         self.charges = ChargeList()
         self._clock, self._faults, self._static_pods = clock, faults, tuple(static_pods)
-        self._folder = Path(tempfile.mkdtemp(prefix="hv-runpod-"))
-        self._bucket = s3.Bucket(self._folder, clock=clock, faults=faults, valid_for_s=url_valid_for_s)
+        self._temporary = tempfile.TemporaryDirectory(prefix="hv-runpod-", ignore_cleanup_errors=True)
+        self._bucket = s3.Bucket(Path(self._temporary.name), clock=clock, faults=faults, valid_for_s=url_valid_for_s)
         self._meter = ServerlessMeter(prices, gpu)
         worker = ComfyWorker(
             faults=faults,
@@ -123,6 +131,7 @@ class RunPodEmulator:
             api_key=api_key,
             error_bodies=error_bodies,
             rates=rates,
+            result_kept_s=result_kept_s,
         )
         self.catalog = Catalog(prices, dict(stock or {}))
         programs = PodPrograms(
@@ -136,8 +145,9 @@ class RunPodEmulator:
             missing_models=missing_models,
             missing_nodes=missing_nodes,
         )
-        self.fleet = Fleet(clock=clock, boot=boot or BootTimes(), service=programs.app_of)
-        self._pods = PodRoutes(self.fleet, self.catalog, clock=clock, faults=faults, balance_usd=balance_usd)
+        self.fleet = Fleet(clock=clock, boot=boot or BootTimes(), service=programs.app_of, balance_usd=balance_usd)
+        self._pods = PodRoutes(self.fleet, self.catalog, clock=clock, faults=faults)
+        self._endpoints = EndpointRoutes(self.endpoint, gpu=gpu, idle_timeout_s=idle_timeout_s, created_at=clock.now())
         self._gate = ManagementGate(api_key, ManagementQuota(management_per_minute))
         self._billing = BillingRoutes(
             clock=clock, pods=self.fleet.usages, serverless=lambda: self._meter.usages, lag_s=billing_lag_s
@@ -152,6 +162,7 @@ class RunPodEmulator:
         add_control_routes(app, self.charges, self._faults, self._reset)
         self._billing.add_to(app, self._gate)
         self._pods.add_to(app, self._gate)
+        self._endpoints.add_to(app, self._gate)
         self._jobs.add_to(app)
         app.router.add_route("*", s3.ROUTE, self._bucket.download)
         app.router.add_route("*", proxy.ROUTE, self._proxy.handle)
@@ -173,7 +184,7 @@ class RunPodEmulator:
         await self._proxy.close()
         await self.fleet.close()
         await asyncio.gather(*self._ending)
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._temporary.cleanup()
 
 
 async def _end(tasks: list[asyncio.Task[Any]], servers: list[RunningServer]) -> None:

@@ -263,4 +263,11 @@ class Endpoint:
         self.completed += state is JobState.COMPLETED
         self.failed += state in (JobState.FAILED, JobState.TIMED_OUT)
         self._meter.settle(job.charge, execution_s=execution_s or 0.0, state=state)
+        loop = asyncio.get_running_loop()
+        loop.call_later(job.kept_s / self._clock.scale + 1.0, self._forget, job)
         self.on_final(job)
+
+    def _forget(self, job: Job) -> None:
+        """Lets go of a job nobody asked for again: inputs may hold megabytes of images."""
+        if job.forgotten(self._clock.now()) and self._jobs.get(job.id) is job:
+            del self._jobs[job.id]

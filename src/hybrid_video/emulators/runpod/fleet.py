@@ -24,12 +24,16 @@ class _Service:
 class Fleet:
     """Pods by id. The program of a pod is a real server on its own loopback port, started when first asked for.
 
-    A container that is reset or stopped loses its program, and with it ComfyUI's queue and history.
+    A container that is reset or stopped loses its program, and with it ComfyUI's queue and history. When the balance
+    is used up every pod stops, and those without a network volume are terminated with their data (docs:
+    accounts-billing/billing); that is noticed when somebody looks.
     """
 
-    def __init__(self, *, clock: ScaledClock, boot: BootTimes, service: ServiceFactory) -> None:
+    def __init__(
+        self, *, clock: ScaledClock, boot: BootTimes, service: ServiceFactory, balance_usd: Decimal | None = None
+    ) -> None:
         self.boot = boot
-        self._clock, self._service = clock, service
+        self._clock, self._service, self._balance_usd = clock, service, balance_usd
         self._pods: dict[str, Pod] = {}
         self._services: dict[str, _Service] = {}
 
@@ -54,11 +58,13 @@ class Fleet:
 
     def get(self, pod_id: str) -> Pod | None:
         """The pod, TERMINATED ones for a while too; None afterwards."""
+        self._enforce_balance()
         pod = self._pods.get(pod_id)
         return None if pod is None or pod.gone(self._clock.now()) else pod
 
     def listed(self) -> list[Pod]:
         """Pods as `GET /v2/pods` lists them: a terminated one is no longer there."""
+        self._enforce_balance()
         now = self._clock.now()
         return [pod for pod in self._pods.values() if pod.status(now) is not PodStatus.TERMINATED]
 
@@ -66,16 +72,16 @@ class Fleet:
         """Everything billed, terminated pods included."""
         return [usage for pod in self._pods.values() for usage in pod.usages]
 
-    def spent_usd(self) -> Decimal:
-        """What all pods have cost by now."""
+    def left_usd(self) -> Decimal | None:
+        """What is left of the balance; None when it is unlimited."""
+        if self._balance_usd is None:
+            return None
         now = self._clock.now()
-        return sum(
-            (
-                Decimal(str(round(usage.seconds_within(0.0, now), 6))) * (usage.usd_per_s + usage.disk_usd_per_s)
-                for usage in self.usages()
-            ),
-            Decimal(0),
+        spent = (
+            Decimal(str(round(usage.seconds_within(0.0, now), 6))) * (usage.usd_per_s + usage.disk_usd_per_s)
+            for usage in self.usages()
         )
+        return self._balance_usd - sum(spent, Decimal(0))
 
     async def stop(self, pod: Pod) -> None:
         """Stops a pod."""
@@ -97,12 +103,14 @@ class Fleet:
         if not pod.serves(self._clock.now()):
             return None
         service = self._services.get(pod.id)
+        if service is not None and service.epoch != pod.epoch:  # a program of an earlier container
+            await self._end_service(pod)
+            service = None
         if service is None:
             server = await start_server(self._service(pod))
-            known = self._services.setdefault(pod.id, _Service(pod.epoch, server))
-            if known.server is not server:  # another request was quicker
+            service = self._services.setdefault(pod.id, _Service(pod.epoch, server))
+            if service.server is not server:  # another request was quicker
                 await server.close()
-            service = known
         return service.server.url
 
     def reset(self) -> list[RunningServer]:
@@ -116,6 +124,19 @@ class Fleet:
         """Ends every program and forgets every pod."""
         for server in self.reset():
             await server.close()
+
+    def _enforce_balance(self) -> None:
+        left_usd = self.left_usd()
+        if left_usd is None or left_usd > 0:
+            return
+        now = self._clock.now()
+        for pod in self._pods.values():
+            if pod.status(now) in (PodStatus.EXITED, PodStatus.TERMINATED):
+                continue
+            if pod.request.mounts.network:
+                pod.stop(now)
+            else:
+                pod.terminate(now)
 
     async def _end_service(self, pod: Pod) -> None:
         service = self._services.pop(pod.id, None)

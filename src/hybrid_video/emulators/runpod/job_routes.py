@@ -15,7 +15,6 @@ from hybrid_video.emulators.faults import FaultPlan, FaultRule
 from hybrid_video.emulators.runpod.access import JOB_RATES, ErrorBodies, RateLimit, accepts, job_error, key_of
 from hybrid_video.emulators.runpod.endpoint import Endpoint
 from hybrid_video.emulators.runpod.jobs import (
-    RESULT_KEPT_S,
     SYNC_RESULT_KEPT_S,
     Job,
     JobState,
@@ -49,7 +48,9 @@ class JobRoutes:
         api_key: str | None,
         error_bodies: ErrorBodies,
         rates: dict[str, int] | None,
+        result_kept_s: float,
     ) -> None:
+        self._result_kept_s = result_kept_s
         self._endpoint, self._clock, self._faults, self._charges = endpoint, clock, faults, charges
         self._api_key, self._error_bodies = api_key, error_bodies
         quotas = JOB_RATES if rates is None else {**JOB_RATES, **rates}
@@ -134,7 +135,7 @@ class JobRoutes:
             policy=policy,
             submitted_at=self._clock.now(),
             charge=self._charges.open(job_id, label),
-            kept_s=SYNC_RESULT_KEPT_S if sync else RESULT_KEPT_S,
+            kept_s=SYNC_RESULT_KEPT_S if sync else self._result_kept_s,
             webhook=webhook if isinstance(webhook, str) and urlsplit(webhook).hostname in LOOPBACK else "",
             base_url=f"{request.scheme}://{request.host}",
         )

@@ -62,11 +62,8 @@ class ManagementGate:
 class PodRoutes:
     """HTTP in front of a `Fleet` and a `Catalog`."""
 
-    def __init__(
-        self, fleet: Fleet, catalog: Catalog, *, clock: ScaledClock, faults: FaultPlan, balance_usd: Decimal | None
-    ) -> None:
+    def __init__(self, fleet: Fleet, catalog: Catalog, *, clock: ScaledClock, faults: FaultPlan) -> None:
         self._fleet, self._catalog, self._clock, self._faults = fleet, catalog, clock, faults
-        self._balance_usd = balance_usd
 
     def add_to(self, app: web.Application, gate: ManagementGate) -> None:
         """Adds the routes."""
@@ -136,7 +133,7 @@ class PodRoutes:
     async def _get(self, request: web.Request, rule: FaultRule | None) -> web.StreamResponse:
         pod = self._pod(request)
         if rule is not None and rule.action == "lose":
-            raise _not_found()
+            raise RefusedError.not_found()
         return web.json_response(pod.as_json(self._clock.now()))
 
     async def _patch(self, request: web.Request) -> web.StreamResponse:
@@ -153,7 +150,7 @@ class PodRoutes:
     async def _delete(self, request: web.Request, _rule: FaultRule | None) -> web.StreamResponse:
         pod = self._pod(request)
         if pod.status(self._clock.now()) is PodStatus.TERMINATED:
-            raise _not_found()
+            raise RefusedError.not_found()
         await self._fleet.terminate(pod)
         return web.Response(status=204)
 
@@ -193,7 +190,7 @@ class PodRoutes:
     async def _gpu(self, request: web.Request) -> web.StreamResponse:
         gpu = self._catalog.gpu(request.match_info["id"])
         if gpu is None:
-            raise _not_found()
+            raise RefusedError.not_found()
         return web.json_response(self._catalog.gpu_json(gpu, availability=_with_stock(request)))
 
     async def _data_centers(self, request: web.Request) -> web.StreamResponse:
@@ -203,12 +200,13 @@ class PodRoutes:
     def _pod(self, request: web.Request) -> Pod:
         pod = self._fleet.get(request.match_info["id"])
         if pod is None:
-            raise _not_found()
+            raise RefusedError.not_found()
         return pod
 
     def _require_an_hour(self, usd_per_s: Decimal) -> None:
         """A start needs an hour's credit (docs: accounts-billing/billing)."""
-        if self._balance_usd is not None and self._balance_usd - self._fleet.spent_usd() < usd_per_s * 3600:
+        left_usd = self._fleet.left_usd()
+        if left_usd is not None and left_usd < usd_per_s * 3600:
             raise RefusedError(402, "Payment Required", "insufficient balance: an hour of this pod must be covered")
 
 
@@ -234,10 +232,6 @@ def _read(model: type[_Body], body: dict[str, Any]) -> _Body:
         return model.model_validate(body)
     except ValidationError as error:
         raise RefusedError.unprocessable(violations(error)) from None
-
-
-def _not_found() -> RefusedError:
-    return RefusedError(404, "Not Found", "resource not found")
 
 
 def _with_stock(request: web.Request) -> bool:

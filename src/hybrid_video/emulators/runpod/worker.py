@@ -48,7 +48,8 @@ OUT_OF_MEMORY = (
 _CHECK_S = 0.4  # simulated seconds a refused input keeps the worker
 _FAILS_AT = 0.5  # of the work
 
-Delivery = Literal["s3", "base64"]
+Delivery = Literal["s3", "base64", "simulated"]
+"""`simulated`: only the bucket's address is set, not its keys; the file stays in the worker, `data` is its path."""
 OversizedResult = Literal["hang", "fail"]
 
 
@@ -65,7 +66,6 @@ class _Task:
     """A checked input."""
 
     job: Job
-    folders: Folders
     graph: dict[str, Any]
     outputs: list[str]
     plans: list[ClipPlan]
@@ -123,26 +123,32 @@ class ComfyWorker:
 
     def begin(self, job: Job) -> Execution:
         """Checks the input as handler and ComfyUI do, and plans the run."""
+        folders = Folders()
         try:
-            task = self._check(job)
+            task = self._check(job, folders)
         except HandlerError as error:
             return Execution(_CHECK_S, partial(_instantly, error.outcome))
+        finally:
+            folders.close()  # the plans hold all that rendering needs
         seconds = self._service.draw(task.graph, task.plans[0].output if task.plans else None)
         prompt = task.plans[0].prompt if task.plans else ""
         rule = self._faults.take("runpod", "execute", f"{job.label}\n{prompt}")
+        return self._planned(task, seconds, rule)
+
+    def _planned(self, task: _Task, seconds: float, rule: FaultRule | None) -> Execution:
+        """What a fault makes of the run."""
+        run = partial(self._run, task, rule)
         if rule is None:
-            return Execution(seconds, partial(self._run, task, None))
+            return Execution(seconds, run)
         if (failure := _failure(rule, task)) is not None:
             return Execution(seconds * _FAILS_AT, partial(_instantly, failure))
         if rule.action in ("wedge", "hang"):
             return Execution(math.inf, partial(_instantly, Outcome()))
         lost_after_s = seconds * _FAILS_AT if rule.action == "restart" else None
-        run = partial(self._run, task, rule)
         return Execution(seconds, run, lost_worker_after_s=lost_after_s, lost_result=rule.action == "lose")
 
-    def _check(self, job: Job) -> _Task:
+    def _check(self, job: Job, folders: Folders) -> _Task:
         job_input = _parsed(job.input)
-        folders = Folders()
         _upload_images(job_input.get("images"), folders)
         graph = job_input["workflow"]
         try:
@@ -153,19 +159,22 @@ class ComfyWorker:
         except (TypeError, AttributeError, KeyError, ValueError):
             text = f"500 Server Error: Internal Server Error for url: http://{COMFY_HOST}/prompt"
             raise HandlerError(f"Error queuing workflow: {text}") from None
-        return _Task(job, folders, graph, verdict.outputs, plans)
+        return _Task(job, graph, verdict.outputs, plans)
 
     async def _run(self, task: _Task, rule: FaultRule | None) -> Outcome:
         """Renders what the save nodes write and returns it as the handler does."""
         if rule is not None and rule.action == "delay":
             await asyncio.sleep(rule.delay_s)
+        folders = Folders()
         try:
-            outputs = await _execute(task, black=rule is not None and rule.action == "black")
+            outputs = await _execute(task, folders, black=rule is not None and rule.action == "black")
+            if rule is not None and rule.action == "garbage":
+                return Outcome(output={"status": "success_no_images", "images": []})
+            return self._result(task, outputs, broken_upload=rule is not None and rule.action == "truncate")
         except (NodeError, OSError, ValueError) as error:
             return _execution_error(task, str(error))
-        if rule is not None and rule.action == "garbage":
-            return Outcome(output={"status": "success_no_images", "images": []})
-        return self._result(task, outputs, broken_upload=rule is not None and rule.action == "truncate")
+        finally:
+            folders.close()
 
     def _result(self, task: _Task, outputs: dict[str, dict[str, list[Path]]], *, broken_upload: bool) -> Outcome:
         errors = [] if outputs else [f"No outputs found in history for prompt {task.job.id}."]
@@ -192,6 +201,8 @@ class ComfyWorker:
         if self._delivery == "s3":
             url = self._bucket.store(task.job.id, file, base_url=task.job.base_url, label=task.job.label)
             return {"filename": file.name, "type": "s3_url", "data": url}
+        if self._delivery == "simulated":
+            return {"filename": file.name, "type": "s3_url", "data": f"simulated_uploaded/{file.name}"}
         return {"filename": file.name, "type": "base64", "data": base64.b64encode(file.read_bytes()).decode()}
 
 
@@ -199,17 +210,17 @@ async def _instantly(outcome: Outcome) -> Outcome:
     return outcome
 
 
-async def _execute(task: _Task, *, black: bool) -> dict[str, dict[str, list[Path]]]:
+async def _execute(task: _Task, folders: Folders, *, black: bool) -> dict[str, dict[str, list[Path]]]:
     """Writes the files; by node and output key, without those of type temp, as the handler skips them."""
     outputs: dict[str, dict[str, list[Path]]] = {}
     for plan in task.plans:
         # The worker's ComfyUI runs with --disable-metadata: no graph in the files.
-        rendered = await render(plan, task.folders.temp, graph={}, kind="RunPod", black=black)
-        shown = finish(rendered, reserve(plan, task.folders))
+        rendered = await render(plan, folders.temp, graph={}, kind="RunPod", black=black)
+        shown = finish(rendered, reserve(plan, folders))
         for key in ("images", "gifs"):
             entries = [entry for entry in shown.get(key, []) if entry["type"] != "temp"]
             if key in shown:
-                files = [task.folders.output / entry["subfolder"] / entry["filename"] for entry in entries]
+                files = [folders.output / entry["subfolder"] / entry["filename"] for entry in entries]
                 outputs.setdefault(plan.node, {})[key] = files
     return outputs
 
