@@ -130,8 +130,6 @@ def test_an_odd_size_is_refused_for_h264(tmp_path: Path) -> None:
 async def test_async_rendering_is_quick(tmp_path: Path) -> None:
     """48 frames of 640x384 take a fraction of a second; a loaded machine may take ten times that."""
     start = time.monotonic()
-    await render_clip_async(
-        tmp_path / "clip.mp4", prompt="x", seed=1, width=640, height=384, fps=24, frames=48
-    )
+    await render_clip_async(tmp_path / "clip.mp4", prompt="x", seed=1, width=640, height=384, fps=24, frames=48)
     assert time.monotonic() - start < 2.5
     assert (tmp_path / "clip.mp4").stat().st_size > 10_000

@@ -60,9 +60,7 @@ def render_clip(
         ValueError: the suffix is unknown, or the size is not possible in that format.
     """
     if min(width, height, frames) < 1 or fps <= 0:
-        raise ValueError(
-            f"cannot render {frames!r} frames of {width}x{height} at {fps!r} fps; use more than 0"
-        )
+        raise ValueError(f"cannot render {frames!r} frames of {width}x{height} at {fps!r} fps; use more than 0")
     suffix = path.suffix.lower()
     scene = Scene(prompt, seed, width, height, kind, black)
     if suffix in _IMAGE_SUFFIXES:
@@ -148,11 +146,7 @@ def _write_video(
             raise TypeError(f"{codec!r} is not a video codec")
         video.width, video.height, video.pix_fmt = scene.width, scene.height, "yuv420p"
         video.codec_context.thread_count = 1
-        sound = (
-            container.add_stream("aac", rate=_AUDIO_RATE, layout="stereo")
-            if audio and suffix == ".mp4"
-            else None
-        )
+        sound = container.add_stream("aac", rate=_AUDIO_RATE, layout="stereo") if audio and suffix == ".mp4" else None
         for picture in scene.pictures(frames):
             container.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(video.encode(None))

@@ -130,9 +130,7 @@ def _caption(scene: Scene) -> tuple[Wide, Wide]:
     margin = max(2, round(mark * 0.35))
     font = ImageFont.load_default(size=small)
     rows = [(f"SIMULATED · {scene.kind}", ImageFont.load_default(size=mark), mark, _MARK_COLOUR)]
-    rows += [
-        (text, font, small, _TEXT_COLOUR) for text in _wrap(scene.prompt, font, scene.width - 2 * margin)
-    ]
+    rows += [(text, font, small, _TEXT_COLOUR) for text in _wrap(scene.prompt, font, scene.width - 2 * margin)]
     height = min(scene.height, margin + sum(round(size * 1.3) for _, _, size, _ in rows))
     ink = Image.new("RGB", (scene.width, height), (0, 0, 0))
     letters = Image.new("L", ink.size, _SHADE)
