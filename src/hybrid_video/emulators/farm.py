@@ -16,6 +16,10 @@ from hybrid_video.models import Tier
 from hybrid_video.pricing.catalog import PriceBook, Profile
 from hybrid_video.settings import EMULATOR_ENDPOINT
 
+RESULT_KEPT_S = 1800.0
+SHORTEST_RETENTION_S = 60.0
+"""RunPod forgets results after 30 minutes; on a fast clock they stay at least a real minute."""
+
 EMULATOR_KEY = "emulator-accepts-any-key"
 
 
@@ -127,6 +131,7 @@ class Farm:
                 service_s=options.seconds(Tier.CLOUD),
                 cold_start_s=options.cold_start_s,
                 max_workers=options.max_workers,
+                result_kept_s=max(RESULT_KEPT_S, options.time_scale * SHORTEST_RETENTION_S),
                 seed=options.seed,
             )
             self.runpod = (cloud, await start_server(cloud.app(), options.runpod_port))

@@ -1,0 +1,146 @@
+"""In-process figures: ledger commits, one decision, one plan, one assignment."""
+
+from __future__ import annotations
+
+import sqlite3
+import tempfile
+import time
+import uuid
+from decimal import Decimal
+from pathlib import Path
+
+from benchmarks.measure import percentile, show
+from hybrid_video import planner
+from hybrid_video.dispatcher import LaneState, PendingJob, assign
+from hybrid_video.engine.selection import SelectionRequest, Shot, decide
+from hybrid_video.estimates import tier_quote
+from hybrid_video.ledger import Caps, Ledger, Owner
+from hybrid_video.models import (
+    AttemptState,
+    Batch,
+    Candidate,
+    CostEntry,
+    EffectivePreferences,
+    JobHandle,
+    JobState,
+    Tier,
+    VideoJob,
+    WorkOrder,
+    utc_now,
+)
+from hybrid_video.planner import Resource
+from hybrid_video.pricing.catalog import PriceBook
+from hybrid_video.pricing.quoting import Quoter
+from hybrid_video.pricing.timings import ServiceTimes
+from hybrid_video.settings import Settings
+
+JOBS = 300
+ROUNDS = 2000
+
+
+def ledger_commits() -> None:
+    """Three durable commits of a job (reserve, receipt, settlement) beside three bare ones, both fully synchronised."""
+    quoter = Quoter(PriceBook.load("seed"), ServiceTimes())
+    batch = Batch(name="bench", jobs=tuple(VideoJob(id=f"j{n}", prompt="p") for n in range(JOBS)))
+    quote = tier_quote(quoter, Settings(), Tier.CLOUD, batch.jobs[0])
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        bare = _bare_commits(home / "bare.sqlite3")
+        ledger, owner = Ledger.open(home / "ledger.sqlite3"), Owner(home)
+        ledger.register(batch, out_dir=home)
+        times = []
+        for job in batch.jobs:
+            order = WorkOrder(
+                attempt_id=str(uuid.uuid4()), batch="bench", job=job, number=1, seed=1, lane="l", quote=quote
+            )
+            offer = Candidate(backend=quote.backend, tier=quote.tier, quote=quote)
+            decision = decide(SelectionRequest(Shot(job, 1, EffectivePreferences(), offers=(offer,)), 1))
+            handle = JobHandle(
+                backend=quote.backend, attempt_id=order.attempt_id, remote_id="r", lane="l", submitted_at=utc_now()
+            )
+            began = time.perf_counter()
+            ledger.reserve(order, decision, Caps(batch_usd=Decimal(1000)), owner)
+            ledger.mark_submitted(handle)
+            ledger.settle(
+                order.attempt_id,
+                CostEntry(amount_usd=quote.amount_usd, basis="b", source="metered"),
+                state=AttemptState.FAILED,
+                job_state=JobState.FAILED,
+            )
+            times.append(time.perf_counter() - began)
+        ledger.close()
+        owner.close()
+    p50 = percentile(times, 0.5)
+    show(
+        "ledger: three commits per job",
+        p50_ms=round(p50 * 1e3, 3),
+        p99_ms=round(percentile(times, 0.99) * 1e3, 3),
+        bare_sqlite_three_commits_p50_ms=round(bare * 1e3, 3),
+        ratio_to_bare=round(p50 / bare, 1),
+    )
+
+
+def _bare_commits(path: Path) -> float:
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("pragma journal_mode=wal")
+    connection.execute("pragma synchronous=full")
+    connection.execute("create table t (a text, b text, c int)")
+    times = []
+    for number in range(JOBS):
+        began = time.perf_counter()
+        for step in range(3):
+            connection.execute("begin immediate")
+            connection.execute("insert into t values (?, ?, ?)", (str(number), "x" * 500, step))
+            connection.execute("commit")
+        times.append(time.perf_counter() - began)
+    connection.close()
+    return percentile(times, 0.5)
+
+
+def selection() -> None:
+    """One decision among three tiers, with every term and reason."""
+    quoter, settings, job = Quoter(PriceBook.load("seed"), ServiceTimes()), Settings(), VideoJob(id="a", prompt="p")
+    offers = []
+    for tier in Tier:
+        quote = tier_quote(quoter, settings, tier, job)
+        offers.append(Candidate(backend=quote.backend, tier=tier, quote=quote))
+    shot = Shot(job, 1, EffectivePreferences(), offers=tuple(offers))
+    times = []
+    for number in range(ROUNDS):
+        request = SelectionRequest(shot, 1, waits_s={"comfyui": number % 90})
+        began = time.perf_counter()
+        decide(request)
+        times.append(time.perf_counter() - began)
+    show("selection", p50_us=round(percentile(times, 0.5) * 1e6, 1), p99_us=round(percentile(times, 0.99) * 1e6, 1))
+
+
+def planning() -> None:
+    """The whole frontier of a batch, and one dispatch over everything that waits."""
+    resources = [
+        Resource("local", 3, 10, Decimal(0)),
+        Resource("cloud", 5, 20, Decimal("0.007")),
+        Resource("gemini", 10, 5, Decimal("0.08")),
+    ]
+    quoter, settings, job = Quoter(PriceBook.load("seed"), ServiceTimes()), Settings(), VideoJob(id="a", prompt="p")
+    options = {tier.value: tier_quote(quoter, settings, tier, job) for tier in Tier}
+    lanes = [LaneState(f"{r.key}/{n}", r.key) for r in resources for n in range(r.slots)]
+    for count in (100, 1000, 10_000):
+        began = time.perf_counter()
+        planner.frontier(resources, count)
+        planned = time.perf_counter() - began
+        pending = [PendingJob(str(number), options) for number in range(count)]
+        began = time.perf_counter()
+        assign(pending, lanes, 1.9 * count)
+        show(
+            "planning",
+            jobs=count,
+            frontier_ms=round(planned * 1e3, 2),
+            assign_ms=round((time.perf_counter() - began) * 1e3, 2),
+        )
+
+
+def main() -> None:
+    """Every in-process figure."""
+    ledger_commits()
+    selection()
+    planning()

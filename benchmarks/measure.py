@@ -1,0 +1,62 @@
+"""Shared by the benchmarks: percentiles, a measured child process, the emulators in a process of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value below which this share of the sorted values lies (nearest rank)."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def run_child(arguments: Sequence[str], environment: dict[str, str]) -> dict[str, Any]:
+    """Runs `python ARGUMENTS`; its last line of output is JSON. Adds wall and CPU seconds and peak memory."""
+    began = time.perf_counter()
+    child = subprocess.Popen(
+        [sys.executable, *arguments], env={**os.environ, **environment}, stdout=subprocess.PIPE, cwd=ROOT
+    )
+    assert child.stdout is not None
+    output = child.stdout.read()
+    _pid, status, usage = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    wall = time.perf_counter() - began
+    if child.returncode not in (0, 1):
+        raise SystemExit(f"{arguments} ended with {child.returncode}")
+    data: dict[str, Any] = json.loads(output.strip().splitlines()[-1])
+    data |= {"wall_s": round(wall, 3), "cpu_s": round(usage.ru_utime + usage.ru_stime, 3)}
+    data["peak_mb"] = round(usage.ru_maxrss / 1024, 1)
+    return data
+
+
+@contextmanager
+def emulators(*options: str) -> Iterator[dict[str, str]]:
+    """Emulators in a process of their own; gives the environment that points at them."""
+    child = subprocess.Popen(
+        [sys.executable, "-m", "hybrid_video", "emulate", "--json", *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        cwd=ROOT,
+    )
+    try:
+        assert child.stdout is not None
+        yield json.loads(child.stdout.readline())["environment"]
+    finally:
+        child.terminate()
+        child.wait(20)
+
+
+def show(name: str, **figures: Any) -> None:
+    """Prints one measurement."""
+    print(json.dumps({"benchmark": name, **figures}), flush=True)

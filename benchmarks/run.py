@@ -1,0 +1,16 @@
+"""`make bench`: every benchmark, one JSON object a line."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import core, overhead
+
+if __name__ == "__main__":
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "ERROR")
+    core.main()
+    overhead.main()

@@ -1,0 +1,101 @@
+"""What the overhead benchmark runs in child processes: `python -m benchmarks.workloads KIND JOBS`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import tempfile
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from hybrid_video import workflows
+from hybrid_video.models import Batch, VideoJob
+
+
+def shots(count: int, name: str) -> Batch:
+    """Clips as small as they get: the figures are about us, not about the renderer."""
+    jobs = (
+        VideoJob(id=f"s{n}", prompt=f"shot {n}", duration_s=0.5, width=64, height=64, fps=8, seed=n)
+        for n in range(count)
+    )
+    return Batch(name=name, jobs=tuple(jobs), preferences=None)
+
+
+async def bare(count: int) -> dict[str, Any]:
+    """Submit, wait and download with nothing around it: two prompts outstanding, as our client keeps them."""
+    url = os.environ["HYBRID_VIDEO_COMFYUI_URLS"].split(",")[0]
+    batch, done = shots(count, "bare"), 0
+    slots = asyncio.Semaphore(2)
+
+    async def one(client: httpx.AsyncClient, job: VideoJob) -> None:
+        nonlocal done
+        graph = workflows.plan(job).bind(seed=job.seed or 0, filename_prefix=f"bare/{job.id}", image_name=None)
+        async with slots:
+            prompt_id = str(uuid.uuid4())
+            body = {"prompt": graph, "prompt_id": prompt_id, "client_id": "bare"}
+            (await client.post(f"{url}/prompt", json=body)).raise_for_status()
+            while not (entry := (await client.get(f"{url}/history/{prompt_id}")).json().get(prompt_id)):
+                await asyncio.sleep(0.05)
+        files = [file for output in entry["outputs"].values() for file in output["images"]]
+        answer = await client.get(f"{url}/view", params=files[0])
+        done += bool(answer.content)
+
+    began = time.perf_counter()
+    async with httpx.AsyncClient(timeout=60) as client:
+        await asyncio.gather(*(one(client, job) for job in batch.jobs))
+    return {"jobs": done, "loop_s": time.perf_counter() - began}
+
+
+async def engine(count: int) -> dict[str, Any]:
+    """A whole batch without Prefect."""
+    from hybrid_video.engine.session import run_batch  # noqa: PLC0415
+    from hybrid_video.settings import Settings  # noqa: PLC0415
+
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        report = await run_batch(shots(count, "engine"), settings=Settings.load(), base_dir=Path(folder))
+        return {"jobs": report.completed, "loop_s": time.perf_counter() - began}
+
+
+async def flow(count: int) -> dict[str, Any]:
+    """A whole batch as a Prefect flow run."""
+    from flows.generate_batch import generate_batch  # noqa: PLC0415
+
+    began = time.perf_counter()
+    state: Any = await generate_batch(batch=shots(count, "flow"), return_state=True)  # type: ignore[call-overload]
+    data = getattr(state.data, "result", state.data)
+    return {"jobs": data["completed"], "loop_s": time.perf_counter() - began}
+
+
+async def floor(count: int) -> dict[str, Any]:
+    """Prefect alone: as many task runs as a batch has (three per job), which do nothing."""
+    from prefect import flow as prefect_flow  # noqa: PLC0415
+    from prefect import task  # noqa: PLC0415
+    from prefect.cache_policies import NO_CACHE  # noqa: PLC0415
+
+    @task(cache_policy=NO_CACHE, persist_result=False)
+    async def nothing(number: int) -> int:
+        return number
+
+    async def job(number: int) -> None:
+        for _ in range(3):
+            await nothing(number)
+
+    @prefect_flow(name="floor", persist_result=False)
+    async def all_jobs() -> None:
+        await asyncio.gather(*(job(number) for number in range(count)))
+
+    began = time.perf_counter()
+    await all_jobs()
+    return {"jobs": count, "loop_s": time.perf_counter() - began}
+
+
+if __name__ == "__main__":
+    figures = asyncio.run(globals()[sys.argv[1]](int(sys.argv[2])))
+    print(json.dumps(figures))
