@@ -46,7 +46,7 @@ class Run:
         _, self.prompt_id, self.graph, self.extra_data, self.outputs = item
         self.client_id: str | None = self.extra_data.get("client_id")
         self.report = Reporter(machine.channel, self.prompt_id, self.client_id)
-        self.rule = machine.faults.take("comfyui", "execute", machine.label(self.graph, self.extra_data))
+        self.rule = machine.faults.take("comfyui", "execute", machine.label_of(self.prompt_id))
         self.order = execution_order(self.graph, self.outputs)
         self.signatures = signatures(self.graph, self.order, machine.folders)
         machine.cache.keep_only(set(self.signatures.values()))

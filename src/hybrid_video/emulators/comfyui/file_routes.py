@@ -67,11 +67,11 @@ class FileRoutes:
 
     def _label(self, filename: str) -> str:
         """The label of the prompt that made a file, for fault rules."""
-        for entry in self._machine.queue.history.values():
+        for prompt_id, entry in self._machine.queue.history.items():
             for shown in entry["outputs"].values():
                 for files in shown.values():
                     if any(isinstance(file, dict) and file.get("filename") == filename for file in files):
-                        return self._machine.label(entry["prompt"][2], entry["prompt"][3])
+                        return self._machine.label_of(prompt_id)
         return filename
 
     async def upload_image(self, request: web.Request) -> web.StreamResponse:

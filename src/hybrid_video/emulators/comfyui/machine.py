@@ -68,6 +68,7 @@ class Machine:
         self._random = random.Random(seed)
         self._times = ServiceTimes()
         self._down_until = 0.0
+        self._labels: dict[str, str] = {}
         self._open_charges: dict[str, list[Charge]] = defaultdict(list)
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -86,6 +87,7 @@ class Machine:
         Raises:
             TypeError: see `PromptQueue.put`.
         """
+        self._labels[item[1]] = self.label(item[2], item[3])
         self._open_charges[item[1]].append(self.charges.open(item[1], job_label(item[2], item[3])))
         self.queue.put(item)
 
@@ -103,12 +105,8 @@ class Machine:
         return "\n".join([job_label(graph, extra_data), *(plan.prompt for plan in plans[:1])])
 
     def label_of(self, prompt_id: str) -> str:
-        """The label of a prompt by its id, wherever it is; empty if unknown."""
-        for item in self.queue.items():
-            if item[1] == prompt_id:
-                return self.label(item[2], item[3])
-        entry = self.queue.history.get(prompt_id)
-        return self.label(entry["prompt"][2], entry["prompt"][3]) if entry else ""
+        """The label of a prompt by its id, as it was when it was submitted; empty if unknown."""
+        return self._labels.get(prompt_id, "")
 
     def plans(self, graph: Graph, outputs: list[str]) -> list[ClipPlan]:
         """What these output nodes would write."""
@@ -156,6 +154,7 @@ class Machine:
             for charge in waiting:
                 charge.state = "failed"
         self._open_charges.clear()
+        self._labels.clear()
         self.channel.drop_all()
         self.cache.clear()
         self.folders.wipe_temp()

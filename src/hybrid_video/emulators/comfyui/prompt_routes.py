@@ -81,7 +81,7 @@ class PromptRoutes:
     async def get_queue(self, request: web.Request) -> web.StreamResponse:
         """`GET /queue`: pending in heap order."""
         queue = self._machine.queue
-        label = "\n".join(self._machine.label(item[2], item[3]) for item in queue.items())
+        label = "\n".join(self._machine.label_of(item[1]) for item in queue.items())
         return await self._read(
             request,
             label,
