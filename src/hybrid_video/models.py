@@ -9,13 +9,16 @@ from __future__ import annotations
 import hashlib
 import re
 from datetime import UTC, datetime
-from decimal import Decimal
+from decimal import ROUND_DOWN, Decimal
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 MAX_JOBS = 10_000
+MAX_BUDGET_USD = 1_000_000
+MAX_DEADLINE_S = 30 * 86_400
+NANO_USD = Decimal("0.000000001")
 IDENTIFIER = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 """Names of batches and jobs: they become file names, ComfyUI prefixes and Prefect run names."""
 
@@ -50,7 +53,16 @@ def _usd(value: Decimal) -> Decimal:
     return value
 
 
+def whole_nano_usd(value: Decimal) -> Decimal:
+    """A limit cut to whole nano-dollars, the ledger's unit: a computed 0.30000000000000004 is meant as 0.30."""
+    if not value.is_finite() or abs(value) > MAX_BUDGET_USD:
+        return value
+    cut = value.quantize(NANO_USD, rounding=ROUND_DOWN)
+    return value if cut == value else cut
+
+
 Usd = Annotated[Decimal, AfterValidator(_usd)]
+UsdLimit = Annotated[Decimal, AfterValidator(_usd), AfterValidator(whole_nano_usd)]
 Identifier = Annotated[str, Field(pattern=IDENTIFIER, max_length=64)]
 
 
@@ -81,7 +93,7 @@ class Preferences(Model):
         description="Preferred tier. `auto` lets the router choose. A preferred tier is used whenever it can "
         "serve within the limits; the others are fallbacks.",
     )
-    max_cost_usd: Usd | None = Field(
+    max_cost_usd: UsdLimit | None = Field(
         None, ge=0, le=1000, description="Hard limit for one job in US dollars, all attempts together."
     )
     prioritize_speed: bool | None = Field(
@@ -220,10 +232,10 @@ class Batch(Model):
     name: Identifier = Field(description="Identifies the batch; running the same name again resumes it.")
     jobs: tuple[VideoJob, ...] = Field(min_length=1, max_length=MAX_JOBS)
     deadline_s: float | None = Field(
-        None, gt=0, le=30 * 86_400, allow_inf_nan=False, description="Finish within so many seconds of the start."
+        None, gt=0, le=MAX_DEADLINE_S, allow_inf_nan=False, description="Finish within so many seconds of the start."
     )
-    budget_usd: Usd | None = Field(
-        None, ge=0, le=1_000_000, description="Hard limit for the whole batch in US dollars."
+    budget_usd: UsdLimit | None = Field(
+        None, ge=0, le=MAX_BUDGET_USD, description="Hard limit for the whole batch in US dollars."
     )
     preferences: Preferences | None = Field(None, description="Preferences for every job of the batch.")
 

@@ -13,7 +13,7 @@ from hybrid_video import planner
 from hybrid_video.batchfile import load_batch
 from hybrid_video.cli.app import app
 from hybrid_video.cli.output import console, print_json
-from hybrid_video.cli.run import BudgetOption, DeadlineOption, JsonOption, parse_usd
+from hybrid_video.cli.run import BudgetOption, DeadlineOption, JsonOption, parse_seconds, parse_usd
 from hybrid_video.engine.report import money
 from hybrid_video.errors import InputError
 from hybrid_video.estimates import default_slots, parse_slots, resources, tier_quote
@@ -40,8 +40,7 @@ def plan(
     """Show the cheapest split for a deadline, the fastest for a budget, and everything between. Spends nothing."""
     settings = Settings.load()
     shots = _jobs(file, jobs)
-    if deadline is not None and deadline <= 0:
-        raise InputError(f"--deadline: {deadline!r} is not above 0; give seconds from the start")
+    deadline_s = None if deadline is None else parse_seconds("--deadline", deadline)
     cap = None if budget is None else parse_usd("--budget", budget)
     quoter = Quoter(PriceBook.load(_profile(prices, settings)), ServiceTimes())
     counts = default_slots(settings) if slots is None else parse_slots(slots)
@@ -49,7 +48,7 @@ def plan(
     quotes = {tier: [tier_quote(quoter, settings, tier, job) for job in distinct] for tier in Tier}
     pool = resources(quotes, counts)
     frontier = planner.frontier(pool, len(shots))
-    chosen, note = choose(pool, len(shots), frontier, deadline, cap, settings.routing.value_of_time_usd_per_h)
+    chosen, note = choose(pool, len(shots), frontier, deadline_s, cap, settings.routing.value_of_time_usd_per_h)
     gemini = resources({Tier.GEMINI: quotes[Tier.GEMINI]}, {Tier.GEMINI: max(1, counts.get(Tier.GEMINI, 0))})[0]
     answer = describe(chosen, frontier, planner.all_on(gemini, len(shots)), note)
     _show(answer, pool)

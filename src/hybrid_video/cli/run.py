@@ -22,7 +22,7 @@ from hybrid_video.cli.output import console, print_json, print_report, progress_
 from hybrid_video.engine.report import BatchReport
 from hybrid_video.engine.session import run_batch
 from hybrid_video.errors import ConfigurationError, InputError
-from hybrid_video.models import Batch
+from hybrid_video.models import MAX_BUDGET_USD, MAX_DEADLINE_S, Batch, whole_nano_usd
 from hybrid_video.project import flow_command
 from hybrid_video.settings import Settings
 
@@ -31,10 +31,12 @@ PREFECT_TIMEOUT_S = 3.0
 FileArgument = Annotated[Path, typer.Argument(help="Batch file: YAML, JSON or CSV.", show_default=False)]
 OutOption = Annotated[Path | None, typer.Option("--out", help="Folder for the clips.")]
 DeadlineOption = Annotated[
-    float | None, typer.Option("--deadline", help="Finish within so many seconds; overrides the file's.")
+    str | None,
+    typer.Option("--deadline", metavar="SECONDS", help="Finish within so many seconds; overrides the file's."),
 ]
 BudgetOption = Annotated[
-    str | None, typer.Option("--budget", help="Hard limit in US dollars; overrides the file's. The smaller one holds.")
+    str | None,
+    typer.Option("--budget", metavar="USD", help="Hard limit in US dollars; the smaller of this and the file's holds."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the report as one line of JSON on standard output.")]
 PrefectOption = Annotated[
@@ -70,28 +72,41 @@ def run(
     return report.exit_code
 
 
-def with_goal(batch: Batch, deadline_s: float | None, budget: str | None) -> Batch:
+def with_goal(batch: Batch, deadline: str | None, budget: str | None) -> Batch:
     """The batch with the command's deadline and budget; a budget in the file can only be tightened.
 
     Raises:
         InputError: a value is out of range.
     """
     update: dict[str, object] = {}
-    if deadline_s is not None:
-        if not 0 < deadline_s <= 30 * 86_400:
-            raise InputError(f"--deadline: {deadline_s!r} is not between 0 and 2592000; give seconds from the start")
-        update["deadline_s"] = deadline_s
+    if deadline is not None:
+        update["deadline_s"] = parse_seconds("--deadline", deadline)
     if budget is not None:
         amount = parse_usd("--budget", budget)
         update["budget_usd"] = amount if batch.budget_usd is None else min(amount, batch.budget_usd)
     return batch.model_copy(update=update) if update else batch
 
 
+def parse_seconds(name: str, text: str) -> float:
+    """A deadline given on the command line.
+
+    Raises:
+        InputError: not a number, not above 0, or more than 30 days.
+    """
+    try:
+        seconds = float(text)
+    except ValueError:
+        raise InputError(f"{name}: {text!r} is not a number; give seconds from the start, for example 3600") from None
+    if not 0 < seconds <= MAX_DEADLINE_S:
+        raise InputError(f"{name}: {text!r} is not between 0 and {MAX_DEADLINE_S}; give seconds from the start")
+    return seconds
+
+
 def parse_usd(name: str, text: str) -> Decimal:
     """A dollar amount given on the command line.
 
     Raises:
-        InputError: not a number, negative, or not finite.
+        InputError: not a number, negative, not finite, or more than any batch may have.
     """
     try:
         amount = Decimal(text.strip().removeprefix("$"))
@@ -99,7 +114,9 @@ def parse_usd(name: str, text: str) -> Decimal:
         raise InputError(f"{name}: {text!r} is not an amount; write dollars like 4.60") from None
     if not amount.is_finite() or amount < 0:
         raise InputError(f"{name}: {text!r} is not an amount of 0 or more; write dollars like 4.60")
-    return amount
+    if amount > MAX_BUDGET_USD:
+        raise InputError(f"{name}: {text!r} is more than {MAX_BUDGET_USD}; write dollars like 4.60")
+    return whole_nano_usd(amount)
 
 
 def wants_prefect(choice: bool | None) -> bool:
