@@ -15,6 +15,7 @@ from hybrid_video.engine.prepare import build_context, prepare
 from hybrid_video.engine.report import BatchReport
 from hybrid_video.engine.run import BatchRun
 from hybrid_video.engine.steps import Steps
+from hybrid_video.errors import ConfigurationError, LedgerError
 from hybrid_video.history import History
 from hybrid_video.ledger import Ledger, Owner
 from hybrid_video.models import Batch
@@ -22,9 +23,16 @@ from hybrid_video.settings import Settings
 
 
 def open_ledger(settings: Settings) -> Ledger:
-    """The ledger the settings name."""
+    """The ledger the settings name.
+
+    Raises:
+        ConfigurationError: it cannot be opened there, so nothing can start.
+    """
     url = settings.storage.ledger_url
-    return Ledger.open(url.get_secret_value() if url is not None else settings.storage.ledger_path)
+    try:
+        return Ledger.open(url.get_secret_value() if url is not None else settings.storage.ledger_path)
+    except LedgerError as error:
+        raise ConfigurationError(str(error)) from None
 
 
 @contextmanager
