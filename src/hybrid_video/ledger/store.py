@@ -99,12 +99,11 @@ class Ledger:
             ledger = cls(engine)
             with ledger._write() as connection:
                 t.migrate(connection)
-        except (SQLAlchemyError, OSError) as error:
-            where = repr(str(url)) if isinstance(url, Path) else "the configured URL"
-            raise LedgerError(
-                f"the ledger at {where} cannot be opened: {_cause(error)}; check the folder's permissions and free "
-                "space, or set HYBRID_VIDEO_HOME to another folder"
-            ) from None
+        except (SQLAlchemyError, OSError, ImportError) as error:
+            where, remedy = repr(str(url)), "check the folder's permissions and free space, or set HYBRID_VIDEO_HOME"
+            if not isinstance(url, Path):
+                where, remedy = "HYBRID_VIDEO_LEDGER_URL", "check the address and that its driver is installed"
+            raise LedgerError(f"the ledger at {where} cannot be opened: {_cause(error)}; {remedy}") from None
         return ledger
 
     def close(self) -> None:
