@@ -376,6 +376,36 @@ def test_a_home_that_cannot_be_used_is_a_configuration_error(
     nothing_happened(project, farm)
 
 
+@pytest.mark.parametrize("url", ["nonsense", "postgresql://user:hunter2hunter2@127.0.0.1:1/ledger"])
+def test_a_ledger_address_that_cannot_be_used_is_a_configuration_error(
+    farm: Servers, project: Project, url: str
+) -> None:
+    """The variable is named; the address, which may hold a password, is not shown."""
+    project.use(farm)
+    project.set(HYBRID_VIDEO_LEDGER_URL=url)
+    outcome = refused(project.run(project.batch([{}])), "HYBRID_VIDEO_LEDGER_URL")
+    assert "hunter2" not in str(outcome)
+    nothing_happened(project, farm)
+
+
+def test_a_damaged_ledger_is_a_configuration_error(farm: Servers, project: Project) -> None:
+    """A file that is no database is named, and stays as it is."""
+    project.use(farm)
+    ledger = project.write("state/ledger.sqlite3", b"no database" * 500)
+    refused(project.run(project.batch([{}])), str(ledger), "not a database")
+    assert ledger.read_bytes() == b"no database" * 500
+    assert farm.charges() == []
+
+
+def test_a_damaged_history_does_not_stop_a_batch(farm: Servers, project: Project) -> None:
+    """The history is made from the ledger; without it the published times are expected, and a notice says so."""
+    project.use(farm, "local")
+    project.write("state/history.duckdb", b"no database" * 500)
+    outcome = project.run(project.batch([{}]))
+    assert outcome.code == 0, outcome
+    assert any("rebuild-history" in notice for notice in outcome.json["notices"])
+
+
 def test_errors_are_one_json_object_in_a_real_process_too(farm: Servers, project: Project) -> None:
     """A real process ends with exit 2, one line of JSON on standard output, and no traceback."""
     project.use(farm)

@@ -42,9 +42,9 @@ class Prepared:
     notices: tuple[str, ...]
 
 
-def build_context(settings: Settings, history: History) -> BackendContext:
-    """Prices of the configured profile and timings corrected by the history."""
-    timings = ServiceTimes(observed_times(history))
+def build_context(settings: Settings, history: History | None) -> BackendContext:
+    """Prices of the configured profile and timings corrected by the history, where there is one."""
+    timings = ServiceTimes(observed_times(history)) if history is not None else ServiceTimes()
     prices = PriceBook.load(settings.routing.prices)
     return BackendContext(settings, Quoter(prices, timings, settings.routing.time_scale))
 

@@ -7,8 +7,10 @@ import contextlib
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
+from hybrid_video.backends.base import BackendContext
 from hybrid_video.engine.events import Event, Observer
 from hybrid_video.engine.fleet import Fleet
 from hybrid_video.engine.prepare import build_context, prepare
@@ -65,13 +67,14 @@ async def batch_run(
         InputError, ConfigurationError, LimitError: before anything is spent.
     """
     with opened(settings) as (ledger, history):
-        await asyncio.to_thread(history.update, ledger)
-        fleet = Fleet.configured(build_context(settings, history))
+        context, notices = await _context(settings, ledger, history)
+        fleet = Fleet.configured(context)
         owner = Owner(settings.storage.home)
         try:
             prepared = await prepare(
                 batch, base_dir=base_dir, out_dir=out_dir or settings.storage.clips_dir, settings=settings, fleet=fleet
             )
+            prepared = replace(prepared, notices=(*notices, *prepared.notices))
             if observer is not None:
                 for notice in prepared.notices:
                     observer(Event(kind="notice", message=notice, total=len(batch.jobs)))
@@ -88,6 +91,15 @@ async def batch_run(
         finally:
             await fleet.close()
             owner.close()
+
+
+async def _context(settings: Settings, ledger: Ledger, history: History) -> tuple[BackendContext, list[str]]:
+    """What backends are built from. Without a usable history the published times are expected: no reason to stop."""
+    try:
+        await asyncio.to_thread(history.update, ledger)
+        return build_context(settings, history), []
+    except LedgerError as error:
+        return build_context(settings, None), [f"expected times are the published ones: {error}"]
 
 
 async def run_batch(
