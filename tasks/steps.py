@@ -8,15 +8,31 @@ as a failed task run, and the next attempt is a new one.
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.states import Failed
 from prefect.tasks import Task
 
 from hybrid_video.engine.attempts import AttemptDriver, Outcome, Ticket
 from hybrid_video.engine.selection import SelectionRequest, decide
+from hybrid_video.errors import BackendError
 from hybrid_video.models import CostEntry, Decision, JobState, Tier
+
+
+class _NoEmptyTraceback(logging.Filter):
+    """Prefect logs a returned failed state with the current exception, which is none: it prints `NoneType: None`."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.exc_info and record.exc_info[0] is None:
+            record.exc_info = None
+        return True
+
+
+logging.getLogger("prefect.task_runs").addFilter(_NoEmptyTraceback())
 
 # Results stay in memory: they are live objects of this process, and the ledger is what survives it.
 LEAN: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False, "retries": 0}
@@ -29,27 +45,35 @@ async def select_backend(request: SelectionRequest, label: str) -> Decision:
 
 
 @task(name="generate_local", task_run_name="{label}: local, attempt {attempt}", **LEAN)
-async def generate_local(driver: AttemptDriver, ticket: Ticket, label: str, attempt: int) -> Outcome:
+async def generate_local(driver: AttemptDriver, ticket: Ticket, label: str, attempt: int) -> Outcome | State[Any]:
     """Makes one clip on the user's own GPU."""
-    return await driver.generate(ticket)
+    return await _outcome(driver, ticket)
 
 
 @task(name="generate_cloud", task_run_name="{label}: cloud, attempt {attempt}", **LEAN)
-async def generate_cloud(driver: AttemptDriver, ticket: Ticket, label: str, attempt: int) -> Outcome:
+async def generate_cloud(driver: AttemptDriver, ticket: Ticket, label: str, attempt: int) -> Outcome | State[Any]:
     """Makes one clip on a rented GPU."""
-    return await driver.generate(ticket)
+    return await _outcome(driver, ticket)
 
 
 @task(name="generate_gemini", task_run_name="{label}: gemini, attempt {attempt}", **LEAN)
-async def generate_gemini(driver: AttemptDriver, ticket: Ticket, label: str, attempt: int) -> Outcome:
+async def generate_gemini(driver: AttemptDriver, ticket: Ticket, label: str, attempt: int) -> Outcome | State[Any]:
     """Makes one clip with Google's paid models."""
-    return await driver.generate(ticket)
+    return await _outcome(driver, ticket)
 
 
 @task(name="record", task_run_name="{label}: record", **LEAN)
 async def record(driver: AttemptDriver, outcome: Outcome, job_state: JobState, label: str) -> CostEntry | None:
     """Books the cost and the new states in the ledger."""
     return await driver.record(outcome, job_state=job_state)
+
+
+async def _outcome(driver: AttemptDriver, ticket: Ticket) -> Outcome | State[Any]:
+    """The outcome, or a failed state with the reason. Raising would print a traceback, which tells a user nothing."""
+    try:
+        return await driver.generate(ticket)
+    except BackendError as error:
+        return Failed(message=f"{error.kind.value}: {error}", data=error)
 
 
 GENERATE: dict[Tier, Task[Any, Any]] = {
@@ -70,7 +94,12 @@ class PrefectSteps:
     async def generate(self, driver: AttemptDriver, ticket: Ticket) -> Outcome:
         """Gets the clip; raises BackendError."""
         order = ticket.order
-        outcome: Outcome = await GENERATE[order.quote.tier](driver, ticket, order.job.id, order.number)
+        call = GENERATE[order.quote.tier]
+        state: State[Any] = await call(driver, ticket, order.job.id, order.number, return_state=True)
+        result = await state.aresult(raise_on_failure=False)
+        if isinstance(result, BaseException):
+            raise result
+        outcome: Outcome = result
         return outcome
 
     async def record(self, driver: AttemptDriver, outcome: Outcome, job_state: JobState) -> CostEntry | None:

@@ -1,8 +1,8 @@
 """What every backend offers: the seam between routing and the vendors.
 
 A backend is one vendor road with one configuration (`comfyui`, `runpod-serverless`, `runpod-pod`, `gemini`, `veo`).
-It translates vendor behaviour into our nouns and errors at this one boundary, and holds no money and no queue of its own:
-jobs wait in the batch, amounts live in the ledger.
+It translates vendor behaviour into our nouns and errors at this one boundary, and holds no money and no queue of its
+own: jobs wait in the batch, amounts live in the ledger.
 
 Retry doctrine: a backend retries reads (status, health, download) by itself. It never retries a submit.
 """
@@ -73,7 +73,7 @@ class Backend(Protocol):
         ...
 
     def quote(self, job: VideoJob, *, workflow_path: Path | None = None) -> Quote | Refusal:
-        """Price and time for a job, or the reason why it cannot be made here. Pure and fast: no I/O but a cached file."""
+        """Price and time for a job, or the reason why it cannot be made here. Fast: no I/O but a cached file."""
         ...
 
     async def preflight(
@@ -95,7 +95,7 @@ class Backend(Protocol):
         """
         ...
 
-    async def find(self, order: WorkOrder) -> JobHandle | None | Literal["unknown"]:
+    async def find(self, order: WorkOrder) -> JobHandle | Literal["unknown"] | None:
         """Looks for a submit whose answer was lost: its handle, None if it certainly is not there, or "unknown"."""
         ...
 

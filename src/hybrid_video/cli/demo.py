@@ -45,7 +45,15 @@ SHOTS = (
 )
 
 FAULT_JOB = "shot-02"
-"""Runs out of memory on the simulated local GPU, so that the demo shows a failover."""
+"""Prefers the local GPU and runs out of memory there, so that the demo shows a failover."""
+
+IMAGE_JOB = "shot-06"
+
+PREFERENCES = {
+    FAULT_JOB: Preferences(backend="local"),
+    "shot-04": Preferences(backend="gemini", max_cost_usd=Decimal("0.50")),
+}
+"""One hero shot for Google, within a limit of its own."""
 
 
 @app.command()
@@ -100,21 +108,21 @@ def demo_batch(count: int) -> Batch:
     jobs = []
     for number in range(count):
         id_ = f"shot-{number + 1:02d}"
-        hero, from_image = number == 3, number == 5
+        preferences = PREFERENCES.get(id_)
         jobs.append(
             VideoJob(
                 id=id_,
                 prompt=SHOTS[number % len(SHOTS)],
-                image=IMAGE if from_image else None,
+                image=IMAGE if id_ == IMAGE_JOB else None,
                 duration_s=3,
                 width=480,
                 height=272,
                 fps=24,
-                priority=90 if hero else 50,
-                preferences=Preferences(backend="gemini", max_cost_usd=Decimal("0.50")) if hero else None,
+                priority=90 if preferences else 50,
+                preferences=preferences,
             )
         )
-    return Batch(name="demo", jobs=tuple(jobs), budget_usd=Decimal(5))
+    return Batch(name="demo", jobs=tuple(jobs))
 
 
 @contextmanager
@@ -147,7 +155,7 @@ def _demo_environment(folder: Path) -> dict[str, str]:
         "HYBRID_VIDEO_GEMINI_POLL_INTERVAL_S": "0.3",
         "HYBRID_VIDEO_GEMINI_RESOLUTION": "360p",
         "HYBRID_VIDEO_RETRY_BASE_S": "0.5",
-        "HYBRID_VIDEO_VALUE_OF_TIME_USD_PER_H": "100",
+        "HYBRID_VIDEO_VALUE_OF_TIME_USD_PER_H": "20",
         "HYBRID_VIDEO_MIN_FREE_DISK_MB": "100",
     }
 

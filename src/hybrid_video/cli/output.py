@@ -22,7 +22,9 @@ from hybrid_video.engine.report import BatchReport, money
 from hybrid_video.errors import HybridVideoError, InputError
 from hybrid_video.redaction import redact
 
-console = Console(stderr=True, highlight=False)
+PLAIN_WIDTH = 140
+_probe = Console(stderr=True)
+console = Console(stderr=True, highlight=False, width=None if _probe.is_terminal else PLAIN_WIDTH)
 """Everything for people goes here: standard output is for results."""
 
 TIER_STYLE = {"local": "green", "cloud": "cyan", "gemini": "magenta"}

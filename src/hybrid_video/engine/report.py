@@ -10,6 +10,15 @@ from typing import Any
 from hybrid_video.ledger import Ledger
 from hybrid_video.models import Attempt, AttemptState, JobState, Model, Tier, Usd
 
+NO_MESSAGE = {
+    JobState.PENDING: "not started: the run was stopped before; run the batch again to make it",
+    JobState.ACTIVE: "still being made; run the batch again to collect it",
+    JobState.DONE: "made, but its clip is not in the ledger; run `hybrid-video ledger verify`",
+    JobState.FAILED: "failed",
+    JobState.CANCELLED: "cancelled",
+    JobState.UNCERTAIN: "nobody can say yet whether it was made; run `hybrid-video reconcile`",
+}
+
 
 class ClipLine(Model):
     """One finished clip. `backend` is the tier, `provider` the registry key of the backend that made it."""
@@ -127,7 +136,7 @@ def build_report(
             )
         else:
             kind = row.error_kind or row.state.value
-            errors.append(ErrorLine(job=row.job, kind=kind, message=row.error_message or f"job is {row.state.value}"))
+            errors.append(ErrorLine(job=row.job, kind=kind, message=row.error_message or NO_MESSAGE[row.state]))
     return BatchReport(
         batch=batch,
         jobs=len(rows),

@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 from hybrid_video.errors import LedgerError
 from hybrid_video.ledger import Ledger
 from hybrid_video.models import Attempt
+from hybrid_video.pricing.timings import work_units
 
 if TYPE_CHECKING:  # together they take most of a second to import, and many commands never open the history
     import duckdb
@@ -118,7 +119,6 @@ class History:
 
 
 def _row(attempt: Attempt) -> tuple[Any, ...]:
-    output = attempt.quote.output
     finished = attempt.finished_at or attempt.created_at
     return (
         attempt.attempt_id,
@@ -139,7 +139,7 @@ def _row(attempt: Attempt) -> tuple[Any, ...]:
         attempt.execution_s,
         attempt.queue_s,
         (finished - attempt.created_at).total_seconds(),
-        float(output.width * output.height * output.frames),
+        work_units(attempt.tier, attempt.quote.output),
         attempt.error_kind,
         attempt.error_message,
     )

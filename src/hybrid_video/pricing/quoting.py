@@ -89,8 +89,8 @@ class Quoter:
             reserve_usd=amount,
             service_s=service_s / self.time_scale,
             output=output,
-            basis=f"{billed_video_s:g} s of {resolution} video at ${price.usd}/s ({price.id}, checked {price.checked}); "
-            f"{timing}",
+            basis=f"{billed_video_s:g} s of {resolution} video at ${price.usd}/s "
+            f"({price.id}, checked {price.checked}); {timing}",
         )
 
     def settle_gpu_time(self, quote: Quote, *, gpu: str, billed_s: float | None, success: bool) -> CostEntry:

@@ -1,6 +1,7 @@
 """How long a clip takes: priors as dated data, corrected by what was observed.
 
-Times scale with the work, counted in pixel-frames (width x height x frames). The learned estimate is
+Times scale with the work: pixel-frames (width x height x frames) on GPUs, frames alone at Google, whose latency follows
+the length of the clip rather than its size. The learned estimate is
 `(3 x prior + sum of observed) / (3 + observed)` in seconds per unit of work, kept apart by backend, GPU and model.
 """
 
@@ -36,8 +37,9 @@ class TimingPrior(Model):
 
     @property
     def seconds_per_unit(self) -> float:
-        """Seconds per pixel-frame."""
-        return self.seconds / (self.width * self.height * self.frames)
+        """Seconds per unit of work."""
+        output = OutputSpec(width=self.width, height=self.height, fps=24, frames=self.frames)
+        return self.seconds / work_units(self.tier, output)
 
 
 @dataclass(frozen=True)
@@ -57,13 +59,20 @@ class ServiceTimes:
     def expected_s(self, *, backend: str, tier: Tier, gpu: str, model: str, output: OutputSpec) -> tuple[float, str]:
         """Seconds and their basis. The most specific prior that matches counts."""
         prior = _prior(backend, tier, gpu, model)
-        units = output.width * output.height * output.frames
+        units = work_units(tier, output)
         seen = self.observed.get((backend, gpu, model))
         total, weight = prior.seconds_per_unit * PRIOR_WEIGHT, PRIOR_WEIGHT
         if seen is not None:
             total, weight = total + seen.seconds_per_unit_sum, weight + seen.count
         basis = f"timing {prior.id} of {prior.checked}" + (f", {seen.count} observed" if seen else "")
         return units * total / weight, basis
+
+
+def work_units(tier: Tier, output: OutputSpec) -> float:
+    """How much work a clip is on a tier; only ratios within one tier mean anything."""
+    if tier is Tier.GEMINI:
+        return float(output.frames)
+    return float(output.width * output.height * output.frames)
 
 
 @cache
