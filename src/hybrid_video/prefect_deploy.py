@@ -1,0 +1,127 @@
+"""Puts this project's work pools and deployments on a Prefect server."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+from hybrid_video.errors import ConfigurationError
+from hybrid_video.prefect_api import call
+from hybrid_video.prefect_server import client_environment
+from hybrid_video.redaction import redact
+
+DEPLOY_TIMEOUT_S = 180.0
+POOLS: Final = {
+    "local-gpu": ("process", "Runs batches on this machine, beside its GPU."),
+    "cloud-gpu": ("docker", "Runs batches in containers, for machines that only reach rented GPUs and Google."),
+}
+"""The work pools of this project: type and description."""
+
+
+def create_pools(url: str) -> list[str]:
+    """Creates the work pools that are missing and returns their names; existing ones keep their settings.
+
+    Raises:
+        ConfigurationError: the server does not answer, or has a pool of that name and another type.
+    """
+    made = []
+    for name, (kind, description) in POOLS.items():
+        existing = call(url, "GET", f"/work_pools/{name}", allow=(404,))
+        if existing is None:
+            body = {"name": name, "type": kind, "description": description, "base_job_template": _template(url, kind)}
+            call(url, "POST", "/work_pools/", body)
+            made.append(name)
+        elif existing["type"] != kind:
+            raise ConfigurationError(
+                f"the Prefect server has a work pool {name!r} of type {existing['type']!r}, but {kind!r} is needed; "
+                f"delete it with `prefect work-pool delete {name}` and try again"
+            )
+    return made
+
+
+def deploy(url: str, project_dir: Path, *, home: Path) -> list[str]:
+    """Creates or updates every deployment of `prefect.yaml` and returns their names.
+
+    Prefect sets every schedule back to what the file says; those that somebody switched on, and their parameters, are
+    put back as they were.
+
+    Args:
+        project_dir: folder of `prefect.yaml` and `flows`. A worker of the process pool runs the flows from there.
+        home: Prefect's folder (PREFECT_HOME) for the command that does it.
+
+    Raises:
+        ConfigurationError: a flow cannot be imported, a pool is missing, or the server does not answer.
+    """
+    before = {found["id"]: found["schedules"] for found in _deployments(url)}
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", "prefect.yaml"]
+    try:
+        done = subprocess.run(
+            command,
+            cwd=project_dir,
+            env=client_environment(url, home),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=DEPLOY_TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise ConfigurationError(
+            f"`prefect deploy` in {str(project_dir)!r} did not end within {DEPLOY_TIMEOUT_S:.0f} s; "
+            f"is the server at {url!r} overloaded?"
+        ) from None
+    if done.returncode != 0:
+        tail = "\n".join(line for line in (done.stdout + done.stderr).splitlines() if line.strip())[-1500:]
+        raise ConfigurationError(f"`prefect deploy` in {str(project_dir)!r} failed:\n{redact(tail)}")
+    after = _deployments(url)
+    for found in after:
+        _restore_schedules(url, found, before.get(found["id"], []))
+    return sorted(found["name"] for found in after)
+
+
+def set_schedule(url: str, deployment: str, slug: str, *, active: bool, parameters: dict[str, Any]) -> None:
+    """Switches a schedule of a deployment (`flow/deployment`) on or off, with the parameters of its runs.
+
+    Raises:
+        ConfigurationError: there is no such deployment or schedule.
+    """
+    found = call(url, "GET", f"/deployments/name/{deployment}", allow=(404,))
+    schedules = found["schedules"] if found else []
+    wanted = next((schedule for schedule in schedules if schedule["slug"] == slug), None)
+    if wanted is None:
+        raise ConfigurationError(f"the Prefect server has no schedule {slug!r} of {deployment!r}; deploy first")
+    _patch_schedule(url, found["id"], wanted["id"], active=active, parameters=parameters)
+
+
+def _deployments(url: str) -> list[dict[str, Any]]:
+    query = {"work_pools": {"name": {"any_": list(POOLS)}}}
+    found: list[dict[str, Any]] = call(url, "POST", "/deployments/filter", query)
+    return found
+
+
+def _restore_schedules(url: str, deployment: dict[str, Any], before: list[dict[str, Any]]) -> None:
+    known = {schedule["slug"]: schedule for schedule in before if schedule["slug"]}
+    for schedule in deployment["schedules"]:
+        earlier = known.get(schedule["slug"])
+        if earlier and (earlier["active"], earlier["parameters"]) != (schedule["active"], schedule["parameters"]):
+            _patch_schedule(
+                url, deployment["id"], schedule["id"], active=earlier["active"], parameters=earlier["parameters"]
+            )
+
+
+def _patch_schedule(url: str, deployment: str, schedule: str, *, active: bool, parameters: dict[str, Any]) -> None:
+    body = {"active": active, "parameters": parameters}
+    call(url, "PATCH", f"/deployments/{deployment}/schedules/{schedule}", body)
+
+
+def _template(url: str, kind: str) -> dict[str, Any]:
+    """The default job template of a worker type, from the server's own catalogue."""
+    catalogue = call(url, "GET", "/collections/views/aggregate-worker-metadata")
+    for workers in catalogue.values():
+        if kind in workers:
+            template: dict[str, Any] = workers[kind]["default_base_job_configuration"]
+            return template
+    raise ConfigurationError(f"the Prefect server at {url!r} does not know workers of type {kind!r}; update it")
