@@ -33,6 +33,7 @@ from hybrid_video.redaction import redact  # noqa: E402
 from hybrid_video.settings import Settings  # noqa: E402
 from tasks import PrefectSteps  # noqa: E402
 from tasks.artifacts import LiveProgress, publish_report  # noqa: E402
+from tasks.secrets import load_secret_blocks  # noqa: E402
 
 
 def _run_name() -> str:
@@ -67,6 +68,9 @@ async def generate_batch(
         budget_usd: Hard limit for the whole batch in US dollars; overrides the batch's own.
     """
     logger = get_run_logger()
+    used = await load_secret_blocks()
+    if used:
+        logger.info("keys from Secret blocks: %s", ", ".join(used))
     try:
         wanted, folder = _request(batch, batch_file, base_dir)
         update = {"deadline_s": deadline_s, "budget_usd": budget_usd}
