@@ -18,7 +18,7 @@ from decimal import Decimal
 from typing import Any
 
 from hybrid_video import dispatcher
-from hybrid_video.dispatcher import Assignment, Goal, LaneState, PendingJob
+from hybrid_video.dispatcher import Assignment, Goal, LaneState, PendingGroup, PendingJob
 from hybrid_video.engine.attempts import AttemptDriver, Outcome, Ticket
 from hybrid_video.engine.events import Event, EventKind, Observer
 from hybrid_video.engine.prepare import Prepared
@@ -187,13 +187,14 @@ class BatchRun:
         if not pending:
             return
         lanes = self._lane_states(now)
-        for assignment in dispatcher.assign(pending, lanes, self._horizon(pending, lanes, now)):
+        groups = dispatcher.grouped(pending)
+        for assignment in dispatcher.assign(groups, lanes, self._horizon(groups, lanes, now)):
             self._start(assignment, lanes)
 
     def _precedence(self, progress: _Progress) -> tuple[int, int]:
         return (-progress.shot.job.priority, -progress.made)
 
-    def _horizon(self, pending: list[PendingJob], lanes: list[LaneState], now: float) -> float:
+    def _horizon(self, pending: list[PendingGroup], lanes: list[LaneState], now: float) -> float:
         """Seconds from now that the batch should still take; planned anew every few seconds."""
         if now - self._replanned_s >= REPLAN_S:
             self._replanned_s = now
