@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import httpx
 
@@ -11,6 +12,16 @@ from hybrid_video.errors import ConfigurationError
 from hybrid_video.redaction import redact
 
 TIMEOUT_S = 10.0
+
+QUIET: Final = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1", "PREFECT_CLI_PROMPT": "false"}
+OTHER_SERVER = ("PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_HOME")
+"""Variables that would send a child to another server than ours."""
+
+
+def client_environment(url: str, home: Path) -> dict[str, str]:
+    """The environment of a process that is to talk to the server at `url`: this one's, with Prefect's part replaced."""
+    kept = {name: value for name, value in os.environ.items() if name not in OTHER_SERVER}
+    return kept | QUIET | {"PREFECT_API_URL": url, "PREFECT_HOME": str(home)}
 
 
 def answers(url: str) -> bool:
@@ -24,18 +35,20 @@ def answers(url: str) -> bool:
 def call(url: str, method: str, path: str, body: object = None, *, allow: tuple[int, ...] = ()) -> Any:
     """One call; the decoded answer, or None for an empty one or a status in `allow`.
 
-    A server behind PREFECT_SERVER_API_AUTH_STRING is called with PREFECT_API_AUTH_STRING, as Prefect's clients do.
+    PREFECT_API_AUTH_STRING and PREFECT_API_KEY are used as Prefect's own clients use them.
 
     Raises:
         ConfigurationError: the server does not answer or refuses.
     """
     name, _, password = os.environ.get("PREFECT_API_AUTH_STRING", "").partition(":")
+    key = os.environ.get("PREFECT_API_KEY")
     try:
         answer = httpx.request(
             method,
             f"{url}{path}",
             json=body if method != "GET" else None,
             auth=(name, password) if name else None,
+            headers={"Authorization": f"Bearer {key}"} if key else None,
             timeout=TIMEOUT_S,
         )
     except httpx.HTTPError as error:
@@ -47,7 +60,8 @@ def call(url: str, method: str, path: str, body: object = None, *, allow: tuple[
         return None
     if answer.status_code in (401, 403):
         raise ConfigurationError(
-            f"the Prefect server at {url!r} refuses us (HTTP {answer.status_code}); set PREFECT_API_AUTH_STRING"
+            f"the Prefect server at {url!r} refuses us (HTTP {answer.status_code}); set PREFECT_API_AUTH_STRING "
+            "or PREFECT_API_KEY"
         )
     if answer.is_error:
         raise ConfigurationError(

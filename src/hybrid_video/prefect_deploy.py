@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from hybrid_video.errors import ConfigurationError
-from hybrid_video.prefect_api import call
-from hybrid_video.prefect_server import client_environment
+from hybrid_video.prefect_api import call, client_environment
 from hybrid_video.redaction import redact
 
 DEPLOY_TIMEOUT_S = 180.0
