@@ -8,13 +8,17 @@ otherwise):
     speed     earliest expected finish / own expected finish, wait included
     queue     own service time / own expected finish: 1 when it can start at once, towards 0 as the wait grows
 
-Speed and queue see the wait, so a long queue costs a free backend up to 30 points and there is a length at which the
-next tier wins; with the earlier system's terms the local GPU won with a thousand jobs queued.
+The score alone cannot overflow: on the seed's prices a free local GPU keeps at least 70 points however long its queue,
+and cloud never has more than 69.04. So expected finish and expected money are compared as well. A backend is crowded
+when another one finishes earlier and its extra price is less than the time saved is worth; crowded ones rank behind the
+others. An idle backend is never crowded, whatever it takes for a clip: only waiting counts.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from decimal import Decimal
 
 from hybrid_video.models import Candidate, EffectivePreferences, Quote, Refusal, ScoreTerm, Tier
 
@@ -22,27 +26,47 @@ TIER_PRIORITY = {Tier.LOCAL: 1.0, Tier.CLOUD: 2 / 3, Tier.GEMINI: 1 / 3}
 SAME_FINISH = 0.02
 """Finishes within 2 % of each other count as equal when speed decides."""
 
+VALUE_OF_TIME_USD_PER_H = 10.0
+"""What an hour of waiting is worth where nobody says otherwise."""
+
+SERVERLESS = "runpod-serverless"
+
 
 def permission(candidate: Candidate, preferences: EffectivePreferences) -> Refusal | None:
-    """Why the user's limits forbid a candidate, if they do. A hard limit holds for preferred backends too."""
+    """Why the user's limits forbid a candidate, if they do. A hard limit holds for preferred backends too.
+
+    The limit is held against what a clip may cost at worst, because that is what the spend gate reserves.
+    """
     quote = candidate.quote
     if not preferences.permits(candidate.tier):
         return Refusal(
             code="permission",
             reason=f"cloud fallback is not allowed, and {candidate.tier.value} is neither local nor the named backend",
         )
-    if quote is not None and preferences.max_cost_usd is not None and quote.amount_usd > preferences.max_cost_usd:
+    limit = preferences.max_cost_usd
+    if quote is None or limit is None:
+        return None
+    if quote.amount_usd > limit:
+        return Refusal(code="limit", reason=f"its price of ${quote.amount_usd:f} is over the limit of ${limit:f}")
+    if quote.reserve_usd > limit:
         return Refusal(
             code="limit",
-            reason=f"its price of ${quote.amount_usd:f} is over the limit of ${preferences.max_cost_usd:f}",
+            reason=f"it is expected to cost ${quote.amount_usd:f} but may cost up to ${quote.reserve_usd:f}, which is "
+            f"over the limit of ${limit:f}",
         )
     return None
 
 
-def rank(candidates: Sequence[Candidate], preferences: EffectivePreferences) -> list[Candidate]:
+def rank(
+    candidates: Sequence[Candidate],
+    preferences: EffectivePreferences,
+    *,
+    value_of_time_usd_per_h: float = VALUE_OF_TIME_USD_PER_H,
+) -> list[Candidate]:
     """Scores and orders the candidates; refused ones come last, each with what it lost by.
 
-    The order is: the user's preferred tier, then the earliest finish if speed is prioritised, then the score.
+    The order is: the user's preferred tier, then what is not crowded, then the earliest finish if speed is prioritised,
+    then the score.
     """
     judged = [_with_permission(candidate, preferences) for candidate in candidates]
     open_ = [c for c in judged if c.refusal is None and c.quote is not None]
@@ -52,10 +76,93 @@ def rank(candidates: Sequence[Candidate], preferences: EffectivePreferences) -> 
     dearest = max(float(_quote(c).amount_usd) for c in open_)
     earliest = min(c.finish_s for c in open_)
     scored = [_score(c, preferences, dearest=dearest, earliest=earliest) for c in open_]
-    scored.sort(key=lambda c: _order(c, preferences, earliest))
-    best = scored[0]
-    losers = [c.model_copy(update={"lost_because": _difference(best, c, preferences)}) for c in scored[1:]]
+    best_cloud = _best_cloud(scored)
+
+    def order(candidate: Candidate) -> tuple[object, ...]:
+        late = preferences.prioritize_speed and candidate.finish_s > earliest * (1 + SAME_FINISH)
+        lifted = preferences.prefer_serverless and candidate.backend == SERVERLESS
+        return (
+            not _preferred(candidate, preferences),
+            late,
+            candidate.finish_s if late else 0.0,
+            crowded_by(candidate, scored, value_of_time_usd_per_h) is not None,
+            -(best_cloud if lifted else candidate.score or 0.0),
+            not lifted,
+            _quote(candidate).amount_usd,
+            candidate.backend,
+        )
+
+    best, *others = sorted(scored, key=order)
+    losers = [
+        c.model_copy(update={"lost_because": difference(best, c, scored, preferences, value_of_time_usd_per_h)})
+        for c in others
+    ]
     return [best, *losers, *refused]
+
+
+def crowded_by(
+    candidate: Candidate, others: Sequence[Candidate], value_of_time_usd_per_h: float = VALUE_OF_TIME_USD_PER_H
+) -> Candidate | None:
+    """The candidate that makes waiting for this one a bad bargain, if there is one: the one with the most to gain."""
+    gains = [(_gain(candidate, other, value_of_time_usd_per_h), other.backend, other) for other in others]
+    best = max((gain for gain in gains if gain[0] > 0), key=lambda gain: gain[:2], default=None)
+    return best[2] if best else None
+
+
+def difference(
+    best: Candidate,
+    other: Candidate,
+    scored: Sequence[Candidate],
+    preferences: EffectivePreferences,
+    value_of_time_usd_per_h: float = VALUE_OF_TIME_USD_PER_H,
+) -> str:
+    """What a scored candidate lost by against the chosen one, as a sentence; empty where it ranks no lower."""
+    if _preferred(best, preferences) and not _preferred(other, preferences):
+        return f"{preferences.backend} is preferred"
+    if preferences.prioritize_speed and other.finish_s > best.finish_s:
+        return f"would finish {other.finish_s - best.finish_s:.0f} s later, and speed is prioritised"
+    rival = crowded_by(other, scored, value_of_time_usd_per_h)
+    if rival is not None and crowded_by(best, scored, value_of_time_usd_per_h) is None:
+        extra = _quote(rival).amount_usd - _quote(other).amount_usd
+        return (
+            f"has a wait of {other.wait_s:.0f} s with {other.queued} ahead; {rival.backend} finishes "
+            f"{other.finish_s - rival.finish_s:.0f} s earlier for {_money(extra)}, and an hour of waiting is worth "
+            f"${value_of_time_usd_per_h:g}"
+        )
+    gap = (best.score or 0.0) - (other.score or 0.0)
+    if preferences.prefer_serverless and best.backend == SERVERLESS and other.tier is Tier.CLOUD:
+        return "serverless is preferred within the cloud tier"
+    if gap < 0:
+        lifted = preferences.prefer_serverless and best.backend == SERVERLESS
+        won = lifted and _best_cloud(scored) >= (other.score or 0.0)
+        return "the cloud tier scores best, and serverless is preferred within it" if won else ""
+    gaps = {theirs.name: mine.points - theirs.points for mine, theirs in zip(best.terms, other.terms, strict=True)}
+    worst = max(gaps, key=lambda name: gaps[name])
+    delay = other.finish_s - best.finish_s
+    when = f"{delay:.0f} s later" if delay > 0 else f"{-delay:.0f} s earlier" if delay < 0 else "at the same time"
+    money = _money(_quote(other).amount_usd - _quote(best).amount_usd)
+    return f"scores {gap:.1f} points less, most of it on {worst}: {money}, finished {when}"
+
+
+def _best_cloud(scored: Sequence[Candidate]) -> float:
+    return max((c.score or 0.0 for c in scored if c.tier is Tier.CLOUD), default=0.0)
+
+
+def _money(extra: Decimal) -> str:
+    return f"${extra:f} more" if extra > 0 else f"${-extra:f} less" if extra < 0 else "the same price"
+
+
+def _gain(waiting: Candidate, other: Candidate, value_of_time_usd_per_h: float) -> float:
+    """Dollars gained by not waiting: the wait saved at its value, less the extra price; 0 where nothing is saved."""
+    saved_s = min(waiting.wait_s, waiting.finish_s - other.finish_s)
+    if saved_s <= 0:
+        return 0.0
+    extra = float(_quote(other).amount_usd - _quote(waiting).amount_usd)
+    return saved_s * value_of_time_usd_per_h / 3600 - extra
+
+
+def _preferred(candidate: Candidate, preferences: EffectivePreferences) -> bool:
+    return candidate.tier.value == preferences.backend
 
 
 def _with_permission(candidate: Candidate, preferences: EffectivePreferences) -> Candidate:
@@ -74,43 +181,16 @@ def _score(candidate: Candidate, preferences: EffectivePreferences, *, dearest: 
     finish = candidate.finish_s
     values = (
         ("priority", TIER_PRIORITY[candidate.tier], weights.priority),
-        ("cost", 1.0 - float(_quote(candidate).amount_usd) / dearest if dearest > 0 else 1.0, weights.cost),
-        ("speed", earliest / finish if finish > 0 else 1.0, weights.speed),
-        ("queue", _quote(candidate).service_s / finish if finish > 0 else 1.0, weights.queue),
+        ("cost", 1.0 - _share(float(_quote(candidate).amount_usd), dearest, nothing=0.0), weights.cost),
+        ("speed", _share(earliest, finish), weights.speed),
+        ("queue", _share(_quote(candidate).service_s, finish), weights.queue),
     )
     terms = tuple(ScoreTerm(name=n, value=v, weight=w, points=v * w) for n, v, w in values)
     return candidate.model_copy(update={"terms": terms, "score": sum(term.points for term in terms)})
 
 
-def _order(candidate: Candidate, preferences: EffectivePreferences, earliest: float) -> tuple[object, ...]:
-    preferred = preferences.backend != "auto" and candidate.tier.value == preferences.backend
-    finish = 0.0
-    if preferences.prioritize_speed and candidate.finish_s > earliest * (1 + SAME_FINISH):
-        finish = candidate.finish_s
-    serverless = candidate.backend == "runpod-serverless"
-    wanted = serverless if preferences.prefer_serverless and candidate.tier is Tier.CLOUD else True
-    return (
-        not preferred,
-        finish,
-        not wanted,
-        -(candidate.score or 0.0),
-        _quote(candidate).amount_usd,
-        candidate.backend,
-    )
-
-
-def _difference(best: Candidate, other: Candidate, preferences: EffectivePreferences) -> str:
-    if preferences.backend != "auto" and best.tier.value == preferences.backend != other.tier.value:
-        return f"{preferences.backend} is preferred"
-    if preferences.prioritize_speed and other.finish_s > best.finish_s * (1 + SAME_FINISH):
-        return f"would finish {other.finish_s - best.finish_s:.0f} s later, and speed is prioritised"
-    gaps = {theirs.name: mine.points - theirs.points for mine, theirs in zip(best.terms, other.terms, strict=True)}
-    worst = max(gaps, key=lambda name: gaps[name])
-    extra = _quote(other).amount_usd - _quote(best).amount_usd
-    money = f"${extra:f} dearer" if extra > 0 else f"${-extra:f} cheaper" if extra < 0 else "the same price"
-    delay = other.finish_s - best.finish_s
-    when = f"{delay:.0f} s later" if delay > 0 else f"{-delay:.0f} s earlier" if delay < 0 else "at the same time"
-    return (
-        f"scores {(best.score or 0) - (other.score or 0):.1f} points less, most of it on {worst}: "
-        f"{money}, finished {when}"
-    )
+def _share(part: float, whole: float, *, nothing: float = 1.0) -> float:
+    """`part / whole`, a number even where the whole is nothing or endless."""
+    if whole <= 0:
+        return nothing
+    return 0.0 if math.isinf(whole) else part / whole

@@ -13,8 +13,8 @@ import random
 import time
 import uuid
 from collections.abc import Coroutine, Iterable
-from dataclasses import dataclass, field
-from decimal import Decimal
+from dataclasses import dataclass, field, replace
+from decimal import ROUND_DOWN, Decimal
 from typing import Any
 
 from hybrid_video import dispatcher
@@ -30,7 +30,7 @@ from hybrid_video.errors import BackendError, FailureKind, HybridVideoError, Lim
 from hybrid_video.failures import policy
 from hybrid_video.history import History
 from hybrid_video.ledger import Caps, JobTakenError, Ledger, Owner
-from hybrid_video.models import Attempt, JobState, JobStatus, Refusal, WorkOrder
+from hybrid_video.models import Attempt, JobState, JobStatus, Quote, Refusal, Tier, WorkOrder
 from hybrid_video.redaction import redact
 from hybrid_video.settings import Settings
 
@@ -40,6 +40,9 @@ TICK_S = 0.5
 RENEW_S = 10.0
 REPLAN_S = 2.0
 PROGRESS_S = 0.5
+LIMIT_PAUSE_S = 2.0
+TIGHT = Decimal("1.2")
+NANO = Decimal("0.000000001")
 REATTACH_ATTEMPTS = 2
 OUT_OF_SIGHT = frozenset({FailureKind.UNREACHABLE, FailureKind.RATE_LIMITED, FailureKind.DOWNLOAD_FAILED})
 
@@ -53,6 +56,8 @@ class _Progress:
     attempts: int
     made: int = 0
     excluded: set[str] = field(default_factory=set)
+    limited: dict[str, tuple[float, str]] = field(default_factory=dict)
+    """Backends the spend gate refused: until when not to ask again (monotonic seconds), and why."""
     last_backend: str | None = None
     not_before_s: float = 0.0
     stuck_since_s: float | None = None
@@ -177,7 +182,7 @@ class BatchRun:
             if progress.not_before_s > now:
                 continue
             blocked = self._unavailable(progress)
-            choices = options(progress.shot, blocked)
+            choices = options(progress.shot, blocked) or self._last_resort(progress, blocked)
             if choices:
                 progress.stuck_since_s = None
                 pending.append(PendingJob(progress.shot.job.id, choices, progress.shot.preferences.prioritize_speed))
@@ -230,21 +235,30 @@ class BatchRun:
     def _unavailable(self, progress: _Progress) -> dict[str, Refusal]:
         """Backends this job cannot be given now, each with the reason."""
         blocked: dict[str, Refusal] = {}
-        headroom: Decimal | None = None
+        headroom = self._headroom()
+        now = time.monotonic()
         for key, quote in progress.shot.open_offers.items():
-            reason = self._fleet.unavailable(key)
-            if reason is not None:
-                blocked[key] = Refusal(code="health", reason=reason)
+            resting = self._fleet.unavailable(key, quote.model)
+            if resting is not None:
+                blocked[key] = resting
             elif key in progress.excluded:
                 blocked[key] = Refusal(code="excluded", reason="an attempt of this job failed there")
-            elif self._batch.budget_usd is not None and quote.reserve_usd:
-                headroom = self._headroom() if headroom is None else headroom
-                if quote.reserve_usd > headroom:
-                    blocked[key] = Refusal(code="limit", reason=f"only ${headroom} of the batch budget is left")
+            elif key in progress.limited and now < progress.limited[key][0]:
+                blocked[key] = Refusal(code="limit", reason=progress.limited[key][1])
+            elif _fitted(quote, headroom) is None:
+                blocked[key] = Refusal(code="limit", reason=f"only ${headroom:f} of the batch budget is left")
         able = progress.shot.open_offers.keys() - blocked.keys()
         if progress.last_backend in able and len(able) > 1:
             blocked[progress.last_backend] = Refusal(code="excluded", reason="the last attempt failed there")
         return blocked
+
+    def _last_resort(self, progress: _Progress, blocked: dict[str, Refusal]) -> dict[str, Quote]:
+        """The last able backend is never locked out: where only breakers stand in the way, one job is let through."""
+        if any(refusal.code == "health" for refusal in blocked.values()):
+            return {}
+        working = {busy.order.quote.backend for busy in self._busy.values()}
+        resting = [key for key, refusal in blocked.items() if refusal.code == "breaker" and key not in working]
+        return {key: progress.shot.open_offers[key] for key in resting[:1]}
 
     def _note_stuck(self, progress: _Progress, blocked: dict[str, Refusal], now: float) -> None:
         """A job nobody can take now: given up at once if nothing can change that, else after the patience."""
@@ -252,7 +266,9 @@ class BatchRun:
             progress.stuck_since_s = now
         codes = {refusal.code for refusal in blocked.values()}
         money_tied_up = "limit" in codes and bool(self._busy)
-        may_recover = "health" in codes and now - progress.stuck_since_s < self._settings.routing.backend_patience_s
+        may_recover = (
+            codes & {"health", "breaker"} and now - progress.stuck_since_s < self._settings.routing.backend_patience_s
+        )
         if money_tied_up or may_recover:
             return
         kind = "limit" if codes == {"limit"} else FailureKind.UNREACHABLE.value
@@ -283,17 +299,20 @@ class BatchRun:
             waits_s=waits,
             queued=queued,
             unavailable=self._unavailable(progress),
+            value_of_time_usd_per_h=self._settings.routing.value_of_time_usd_per_h,
         )
         attempt_id = str(uuid.uuid4())
         quote = progress.shot.open_offers[assignment.backend]
-        order = self._order(progress, attempt_id, assignment.lane, request.attempt)
+        limit = self._job_cap(progress)
+        headroom = self._headroom() if limit is None else min(self._headroom(), limit)
+        quote = _fitted(quote, headroom) or quote
+        order = self._order(progress, attempt_id, assignment.lane, request.attempt, quote)
         self._busy[attempt_id] = _Busy(order, time.monotonic())
-        self._fleet.breakers[quote.backend].started(time.monotonic())
+        self._fleet.breaker(quote.backend, quote.model).started(time.monotonic())
         self._spawn(self._drive_new(progress, request, order), progress.shot.job.id)
 
-    def _order(self, progress: _Progress, attempt_id: str, lane: str, number: int) -> WorkOrder:
+    def _order(self, progress: _Progress, attempt_id: str, lane: str, number: int, quote: Quote) -> WorkOrder:
         shot = progress.shot
-        backend = next(item.backend for item in self._fleet.lanes() if item.id == lane)
         return WorkOrder(
             attempt_id=attempt_id,
             batch=self._batch.name,
@@ -301,7 +320,7 @@ class BatchRun:
             number=number,
             seed=shot.seed,
             lane=lane,
-            quote=shot.open_offers[backend],
+            quote=quote,
             image_path=str(shot.image_path) if shot.image_path else None,
             workflow_path=str(shot.workflow_path) if shot.workflow_path else None,
         )
@@ -310,33 +329,32 @@ class BatchRun:
         self._tasks[asyncio.create_task(coroutine, name=f"{self._batch.name}/{job}")] = job
 
     async def _drive_new(self, progress: _Progress, request: SelectionRequest, order: WorkOrder) -> None:
-        backend = order.quote.backend
+        caps = self._caps(progress, order.quote.tier)
+        if not await self._reserved(progress, request, order, caps):
+            self._busy.pop(order.attempt_id, None)
+            self._fleet.breaker(order.quote.backend, order.quote.model).abandoned()
+            return
+        await self._drive(progress, Ticket(order, lenient=progress.shot.lenient, caps=caps))
+
+    async def _reserved(self, progress: _Progress, request: SelectionRequest, order: WorkOrder, caps: Caps) -> bool:
+        """Decides and passes the spend gate; False if the job does not go there now."""
         try:
             decision = await self._steps.select(request)
-            await asyncio.to_thread(self._ledger.reserve, order, decision, self._caps(progress), self._owner)
+            if decision.chosen != order.quote.backend:  # it became unavailable between proposal and decision
+                progress.state = JobState.PENDING
+                return False
+            await asyncio.to_thread(self._ledger.reserve, order, decision, caps, self._owner)
         except JobTakenError:
             progress.elsewhere, progress.state = True, JobState.ACTIVE
+            return False
         except LimitError as error:
-            self._after_refusal(progress, error)
-        else:
-            progress.attempts = order.number
-            progress.made += 1
-            self._tell("started", decision.reason, order=order)
-            await self._drive(progress, Ticket(order, lenient=progress.shot.lenient))
-            return
-        finally:
-            if progress.elsewhere or progress.state in (JobState.PENDING, JobState.FAILED):
-                self._busy.pop(order.attempt_id, None)
-                self._fleet.breakers[backend].abandoned()
-
-    def _after_refusal(self, progress: _Progress, error: LimitError) -> None:
-        """The spend gate said no: wait while money is tied up in running attempts, else give the job up."""
-        others = [busy for busy in self._busy.values() if busy.order.job.id != progress.shot.job.id]
-        if others:
+            progress.limited[order.quote.backend] = (time.monotonic() + LIMIT_PAUSE_S, str(error))
             progress.state = JobState.PENDING
-            progress.not_before_s = time.monotonic() + 1.0
-        else:
-            self._give_up(progress, "limit", str(error))
+            return False
+        progress.attempts = order.number
+        progress.made += 1
+        self._tell("started", decision.reason, order=order)
+        return True
 
     async def _drive(self, progress: _Progress, ticket: Ticket) -> None:
         order = ticket.order
@@ -357,7 +375,7 @@ class BatchRun:
                 return await self._steps.generate(self._driver, ticket)
             except BackendError as error:
                 stored = await asyncio.to_thread(self._ledger.attempt, order.attempt_id)
-                ticket = Ticket(order, stored.handle, ticket.lenient)
+                ticket = replace(ticket, handle=stored.handle)
                 failure = _after_acceptance(error, stored)
                 out_of_sight = isinstance(failure, SubmitUncertain) and stored.handle is not None
                 if not out_of_sight or again == REATTACH_ATTEMPTS or self._cancelled:
@@ -368,7 +386,7 @@ class BatchRun:
 
     async def _finish(self, progress: _Progress, outcome: Outcome) -> None:
         order, failure = outcome.ticket.order, outcome.failure
-        breaker = self._fleet.breakers[order.quote.backend]
+        breaker = self._fleet.breaker(order.quote.backend, order.quote.model)
         if failure is None:
             breaker.succeeded()
             await self._steps.record(self._driver, outcome, JobState.DONE)
@@ -410,13 +428,14 @@ class BatchRun:
         progress.not_before_s = time.monotonic() + pause
         return JobState.PENDING
 
-    def _caps(self, progress: _Progress) -> Caps:
+    def _caps(self, progress: _Progress, tier: Tier) -> Caps:
         routing = self._settings.routing
         return Caps(
             job_usd=self._job_cap(progress),
             batch_usd=self._batch.budget_usd,
             day_usd=routing.daily_budget_usd,
             month_usd=routing.monthly_budget_usd,
+            tier_usd=routing.monthly_tier_budgets_usd.get(tier),
         )
 
     @staticmethod
@@ -447,7 +466,8 @@ class BatchRun:
                 continue
             self._tell("notice", "taken up again after an interruption", order=order)
             self._busy[order.attempt_id] = _Busy(order, time.monotonic())
-            self._spawn(self._drive(progress, found.ticket), attempt.job)
+            ticket = replace(found.ticket, caps=self._caps(progress, attempt.tier))
+            self._spawn(self._drive(progress, ticket), attempt.job)
         for progress in self._jobs.values():
             if progress.state is JobState.ACTIVE and not progress.elsewhere and not self._is_driven(progress):
                 progress.state = JobState.PENDING
@@ -528,6 +548,20 @@ class BatchRun:
         if kind != "progress":
             log.info("%s %s %s: %s", kind, event.job or self._batch.name, event.backend, event.message)
         self._observe(event)
+
+
+def _fitted(quote: Quote, headroom_usd: Decimal) -> Quote | None:
+    """The quote with a reservation that fits; None if even a tight one does not.
+
+    A price per second is reserved with much to spare. Where a limit is closer than that, the reservation may shrink to
+    a fifth above the expected cost, and the job is stopped if it would cross the limit.
+    """
+    if quote.reserve_usd <= headroom_usd:
+        return quote
+    tight = quote.amount_usd * TIGHT
+    if not quote.rate_usd_per_s or tight > headroom_usd:
+        return None
+    return quote.model_copy(update={"reserve_usd": headroom_usd.quantize(NANO, rounding=ROUND_DOWN)})
 
 
 def _after_acceptance(error: BackendError, attempt: Attempt) -> BackendError:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hybrid_video import scoring
 from hybrid_video.engine.fleet import Fleet
-from hybrid_video.models import Candidate, Decision, EffectivePreferences, Quote, Refusal, VideoJob, utc_now
+from hybrid_video.models import Candidate, Decision, EffectivePreferences, Quote, Refusal, Tier, VideoJob, utc_now
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class SelectionRequest:
     waits_s: Mapping[str, float] = field(default_factory=dict)
     queued: Mapping[str, int] = field(default_factory=dict)
     unavailable: Mapping[str, Refusal] = field(default_factory=dict)
+    value_of_time_usd_per_h: float = scoring.VALUE_OF_TIME_USD_PER_H
 
 
 async def make_offers(
@@ -63,29 +64,35 @@ async def make_offers(
 
 
 def options(shot: Shot, unavailable: Mapping[str, Refusal]) -> dict[str, Quote]:
-    """Quotes of the backends the dispatcher may use for a job now; the preferred tier alone, if it can serve."""
+    """Quotes of the backends the dispatcher may use for a job now.
+
+    The preferred tier alone, if it can serve; and of the cloud tier serverless alone, where that is preferred.
+    """
     able = {key: quote for key, quote in shot.open_offers.items() if key not in unavailable}
+    if shot.preferences.prefer_serverless and scoring.SERVERLESS in able:
+        able = {k: quote for k, quote in able.items() if k == scoring.SERVERLESS or quote.tier is not Tier.CLOUD}
     preferred = shot.preferences.backend
     wanted = {key: quote for key, quote in able.items() if quote.tier.value == preferred}
     return wanted or able
 
 
 def decide(request: SelectionRequest) -> Decision:
-    """The decision: the dispatcher's proposal where there is one, else the best score.
+    """The decision: the dispatcher's proposal where there is one, else the best rank.
 
-    The score ranks all candidates in either case and is stored with them. A proposal wins over a higher score because
+    The candidates are ranked in either case and stored with their scores. A proposal wins over a higher rank because
     it knows the whole batch (its goal and what the cheaper backends can still finish); the reason says so.
     """
     began = time.perf_counter_ns()
+    preferences, rate = request.shot.preferences, request.value_of_time_usd_per_h
     candidates = [_as_of_now(offer, request) for offer in request.shot.offers]
-    ranked = scoring.rank(candidates, request.shot.preferences)
+    ranked = scoring.rank(candidates, preferences, value_of_time_usd_per_h=rate)
     chosen = _chosen(ranked, request.proposed)
-    reason = request.proposal_reason
     if chosen is None:
-        reason = "no backend can take it: " + "; ".join(f"{c.backend}: {c.lost_because}" for c in ranked)
-    elif not reason:
-        reason = f"best score, {chosen.score or 0:.1f} of {sum(term.weight for term in chosen.terms):g} points"
-    final = tuple(_with_loss(c, chosen, reason) for c in ranked)
+        reason = "no backend can take it: " + "; ".join(f"{c.backend}: {c.lost_because or 'not asked'}" for c in ranked)
+        final = tuple(ranked)
+    else:
+        reason = request.proposal_reason or _own_reason(chosen, ranked)
+        final = tuple(_with_loss(c, chosen, ranked, request, reason) for c in ranked)
     return Decision(
         job=request.shot.job.id,
         attempt=request.attempt,
@@ -116,13 +123,26 @@ def _chosen(ranked: Sequence[Candidate], proposed: str | None) -> Candidate | No
     return able[0] if able else None
 
 
-def _with_loss(candidate: Candidate, chosen: Candidate | None, reason: str) -> Candidate:
-    if chosen is None:
+def _own_reason(chosen: Candidate, ranked: Sequence[Candidate]) -> str:
+    """Why the first in rank is the first: its score, or what outweighs a higher one."""
+    points = f"{chosen.score or 0:.1f} of {sum(term.weight for term in chosen.terms):g} points"
+    higher = [c for c in ranked if c.refusal is None and (c.score or 0) > (chosen.score or 0)]
+    if not higher:
+        return f"best score, {points}"
+    best = max(higher, key=lambda c: c.score or 0)
+    return f"{points}; {best.backend} has {best.score or 0:.1f}, but {best.lost_because}"
+
+
+def _with_loss(
+    candidate: Candidate, chosen: Candidate, ranked: Sequence[Candidate], request: SelectionRequest, reason: str
+) -> Candidate:
+    if candidate.refusal is not None:
         return candidate
     if candidate.backend == chosen.backend:
         return candidate.model_copy(update={"lost_because": ""})
-    if candidate.lost_because:
-        return candidate
-    return candidate.model_copy(
-        update={"lost_because": f"scores higher, but has no free lane now (wait {candidate.wait_s:.0f} s): {reason}"}
-    )
+    scored = [c for c in ranked if c.refusal is None]
+    loss = scoring.difference(chosen, candidate, scored, request.shot.preferences, request.value_of_time_usd_per_h)
+    if not loss or scored.index(candidate) < scored.index(chosen):
+        busy = f"is busy for {candidate.wait_s:.0f} s" if candidate.wait_s else "the batch is better served"
+        loss = f"ranks higher for this job alone, but {busy}: {reason}"
+    return candidate.model_copy(update={"lost_because": loss})
