@@ -30,7 +30,7 @@ async def load_secret_blocks() -> list[str]:
             block = await Secret.aload(block_name)
         except ValueError:  # Prefect's answer for a block that does not exist
             continue
-        value = str(block.get())
+        value = str(block.get())  # type: ignore[attr-defined]
         register(value)
         os.environ[variable] = value
         used.append(block_name)

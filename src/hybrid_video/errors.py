@@ -46,6 +46,7 @@ class FailureKind(StrEnum):
     INSUFFICIENT_FUNDS = "insufficient_funds"
     MODEL_RETIRED = "model_retired"
     BAD_CLIP = "bad_clip"  # came back, but is not the clip asked for
+    OVER_BUDGET = "limit"  # it ran longer than the limits allow
     # neither
     UNCERTAIN = "uncertain"
     CANCELLED = "cancelled"

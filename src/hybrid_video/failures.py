@@ -50,6 +50,7 @@ POLICIES: dict[FailureKind, Policy] = {
     FailureKind.BAD_CLIP: Policy(
         "backend", "anywhere", False, "Look at the workflow's output; it was not the clip asked for."
     ),
+    FailureKind.OVER_BUDGET: Policy("configuration", "elsewhere", False, "Raise the limit, or shorten the clip."),
     FailureKind.UNCERTAIN: Policy("unknown", "look", False, "Run `hybrid-video reconcile`; it is never sent twice."),
     FailureKind.CANCELLED: Policy("user", "nowhere", False, "Run the batch again to make it."),
 }

@@ -282,6 +282,9 @@ class Quote(Model):
     reserve_usd: Usd = Field(ge=0, description="Pessimistic cost: what the spend gate reserves.")
     service_s: float = Field(ge=0, description="Expected seconds from start to finished clip, queue excluded.")
     output: OutputSpec
+    rate_usd_per_s: Usd = Field(
+        Decimal(0), ge=0, description="What a running second costs; 0 where the price does not depend on the time."
+    )
     basis: str = Field(description="The figures behind it: price entry, date, formula.")
 
 
@@ -462,8 +465,9 @@ class CostEntry(Model):
 
     amount_usd: Usd = Field(ge=0)
     basis: str = Field(description="The figures: seconds, rate, price entry, rounding.")
-    source: Literal["vendor", "metered", "quoted"] = Field(
-        description="vendor: reported by it; metered: its times multiplied by its price; quoted: the quote stands."
+    source: Literal["vendor", "metered", "quoted", "person"] = Field(
+        description="vendor: reported by it; metered: its times multiplied by its price; quoted: the quote stands; "
+        "person: somebody looked at the vendor's bill."
     )
 
 
@@ -483,6 +487,7 @@ class Attempt(Model):
     reserved_usd: Usd
     cost_usd: Usd | None = None
     cost_basis: str = ""
+    workflow_path: str = Field("", description="Local file of the user's own workflow, as it was then.")
     handle: JobHandle | None = None
     quote: Quote
     created_at: datetime

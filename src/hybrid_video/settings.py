@@ -17,7 +17,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from hybrid_video import redaction
 from hybrid_video.errors import ConfigurationError
-from hybrid_video.models import BackendChoice, Preferences, ScoreWeights
+from hybrid_video.models import BackendChoice, Preferences, ScoreWeights, Tier
 
 EMULATOR_ENDPOINT = "emulated"
 """Endpoint id the RunPod emulator serves, assumed when its URL names none."""
@@ -181,6 +181,9 @@ class RoutingSettings(_Group):
     max_cost_per_job_usd: Decimal | None = Field(None, ge=0, description="Hard limit per job, all attempts together.")
     daily_budget_usd: Decimal | None = Field(None, ge=0, description="Hard limit per UTC day.")
     monthly_budget_usd: Decimal | None = Field(None, ge=0, description="Hard limit per UTC month.")
+    monthly_tier_budgets_usd: Annotated[dict[Tier, Decimal], NoDecode] = Field(
+        default_factory=dict, description="Hard limits per tier and UTC month, for example cloud=20,gemini=10."
+    )
     prioritize_speed: bool = Field(False, description="Prefer the earliest finish over the lowest price.")
     allow_cloud_fallback: bool = Field(True, description="Whether paid tiers may be used at all.")
     prefer_serverless: bool = Field(False, description="Within the cloud tier, prefer serverless over pods.")
@@ -203,6 +206,23 @@ class RoutingSettings(_Group):
     )
     simulated: bool = Field(False, description="Marks everything this installation writes as simulated (the demo).")
     allow_private_urls: bool = Field(False, description="Allow image URLs on private addresses.")
+
+    @field_validator("monthly_tier_budgets_usd", mode="before")
+    @classmethod
+    def _pairs(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        pairs = [part.partition("=") for part in value.split(",") if part.strip()]
+        if not all(name.strip() in set(Tier) and amount.strip() for name, _, amount in pairs):
+            raise ValueError("is not understood; write tiers and dollars like cloud=20,gemini=10")
+        return {name.strip(): amount.strip() for name, _, amount in pairs}
+
+    @field_validator("monthly_tier_budgets_usd")
+    @classmethod
+    def _amounts(cls, value: dict[Tier, Decimal]) -> dict[Tier, Decimal]:
+        if any(not amount.is_finite() or amount < 0 for amount in value.values()):
+            raise ValueError("holds an amount below 0; write tiers and dollars like cloud=20,gemini=10")
+        return value
 
     @property
     def preferences(self) -> Preferences:

@@ -124,8 +124,6 @@ class Backend(Protocol):
         """Stops the remote work of one job and nothing else."""
         ...
 
-    def charge(
-        self, quote: Quote, status: JobStatus | None, failure: BackendError | None = None
-    ) -> CostEntry:
+    def charge(self, quote: Quote, status: JobStatus | None, failure: BackendError | None = None) -> CostEntry:
         """What the attempt cost, by the vendor's rule: `status` of a success, or the failure it ended in."""
         ...

@@ -11,17 +11,26 @@ import contextlib
 import logging
 import shutil
 import tempfile
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from decimal import Decimal
+from dataclasses import dataclass, replace
+from decimal import ROUND_UP, Decimal
 from pathlib import Path
 
 from hybrid_video import __version__
-from hybrid_video.backends.base import Backend
+from hybrid_video.backends.base import Backend, CancelOutcome
 from hybrid_video.clips import ClipRejected, check_clip, store_clip
 from hybrid_video.engine.fleet import Fleet
-from hybrid_video.errors import BackendError, FailureKind, SubmitUncertain, TerminalError, TransientError
-from hybrid_video.ledger import Ledger
+from hybrid_video.errors import (
+    BackendError,
+    FailureKind,
+    HybridVideoError,
+    LimitError,
+    SubmitUncertain,
+    TerminalError,
+    TransientError,
+)
+from hybrid_video.ledger import Caps, Ledger
 from hybrid_video.models import (
     AttemptState,
     Clip,
@@ -35,6 +44,14 @@ from hybrid_video.models import (
 log = logging.getLogger("hybrid_video.engine")
 
 CANCEL_TIMEOUT_S = 15.0
+STAGING = ".staging"
+"""Folder within the clips' folder where downloads wait for their check."""
+UNLIMITED = Caps()
+METER_S = 1.0
+FULL = Decimal("0.8")
+GROWTH = Decimal("1.5")
+CENTI_CENT = Decimal("0.0001")
+"""A running GPU second costs money: when 80 % of the reservation is used up, it grows to 1.5 times what was used."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +61,7 @@ class Ticket:
     order: WorkOrder
     handle: JobHandle | None = None
     lenient: bool = False
+    caps: Caps = UNLIMITED
 
 
 @dataclass(frozen=True)
@@ -71,7 +89,8 @@ class AttemptDriver:
         self._out_dir = out_dir
         self._simulated = simulated
         self._on_progress = on_progress
-        self._staging = out_dir / ".staging"
+        self._staging = out_dir / STAGING
+        self._begun: set[str] = set()
 
     async def generate(self, ticket: Ticket) -> Outcome:
         """Gets the clip of one attempt.
@@ -80,16 +99,29 @@ class AttemptDriver:
             BackendError: the attempt failed; SubmitUncertain when nobody can say whether it was accepted.
             asyncio.CancelledError: after the remote work was told to stop.
         """
+        self._begun.add(ticket.order.attempt_id)
         backend = self._fleet.backends[ticket.order.quote.backend]
-        handle = ticket.handle or await self._submit(backend, ticket.order)
+        handle = ticket.handle or await self._submit(backend, ticket)
+        ticket = replace(ticket, handle=handle)
         try:
-            status = await backend.watch(handle, self._reporter(ticket.order))
-            clip = await self._collect(backend, ticket, handle, status)
+            return await self.follow(ticket)
         except asyncio.CancelledError:
             with contextlib.suppress(Exception):
-                await asyncio.shield(self._stop(backend, ticket.order, handle))
+                await asyncio.shield(self.stop(ticket))
             raise
-        return Outcome(ticket=Ticket(ticket.order, handle, ticket.lenient), clip=clip, status=status)
+
+    async def follow(self, ticket: Ticket) -> Outcome:
+        """Gets the clip of an accepted attempt. A cancellation leaves the remote work running.
+
+        Raises:
+            BackendError: the attempt failed, or is out of reach.
+        """
+        backend = self._fleet.backends[ticket.order.quote.backend]
+        if ticket.handle is None:
+            raise ValueError(f"attempt {ticket.order.attempt_id!r} has no receipt to follow")
+        status = await self._watch_and_pay(backend, ticket, ticket.handle)
+        clip = await self._collect(backend, ticket, ticket.handle, status)
+        return Outcome(ticket=ticket, clip=clip, status=status)
 
     async def record(self, outcome: Outcome, *, job_state: JobState) -> CostEntry | None:
         """Books an outcome: the true cost, the released reservation, the new states. None while it stays uncertain."""
@@ -97,12 +129,7 @@ class AttemptDriver:
         if isinstance(failure, SubmitUncertain):
             await asyncio.to_thread(self._ledger.mark_uncertain, order.attempt_id, str(failure))
             return None
-        backend = self._fleet.backends[order.quote.backend]
-        sent = outcome.ticket.handle is not None
-        if failure is not None and not sent:
-            cost = CostEntry(amount_usd=Decimal(0), basis="nothing was accepted", source="metered")
-        else:
-            cost = backend.charge(order.quote, outcome.status, failure)
+        cost = self._cost(outcome)
         cancelled = failure is not None and failure.kind is FailureKind.CANCELLED
         state = (
             AttemptState.SETTLED if failure is None else AttemptState.CANCELLED if cancelled else AttemptState.FAILED
@@ -120,8 +147,66 @@ class AttemptDriver:
         )
         return cost
 
-    async def _submit(self, backend: Backend, order: WorkOrder) -> JobHandle:
+    async def stop(self, ticket: Ticket) -> CancelOutcome:
+        """Tells the backend to stop an accepted attempt, and books its end where that is certain.
+
+        stopped: booked as cancelled, at what the vendor says it ran. finished: it was over already and stays open, so
+        that its clip is collected. unknown: it becomes uncertain and keeps its reservation.
+        """
+        order, handle = ticket.order, ticket.handle
+        backend = self._fleet.backends[order.quote.backend]
+        if handle is None:
+            raise ValueError(f"attempt {order.attempt_id!r} has no receipt to stop it by")
+        why = ""
+        try:
+            async with asyncio.timeout(CANCEL_TIMEOUT_S):
+                outcome = await backend.cancel(handle)
+        except (HybridVideoError, TimeoutError) as error:
+            outcome, why = "unknown", f" ({error})" if str(error) else ""
+            log.warning("cancel of %s on %s got no clear answer: %s", order.label, backend.key, error)
+        if outcome == "stopped":
+            stopped = TerminalError(
+                "cancelled by the user",
+                kind=FailureKind.CANCELLED,
+                backend=backend.key,
+                execution_s=await _seconds_run(backend, handle),
+            )
+            await self.record(Outcome(ticket, failure=stopped), job_state=JobState.CANCELLED)
+        elif outcome == "unknown":
+            unclear = SubmitUncertain(
+                f"{backend.key} could not be told to stop{why}; it may still make the clip, which would then cost "
+                f"${order.quote.amount_usd:f}: `hybrid-video reconcile` collects it",
+                backend=backend.key,
+            )
+            await self.record(Outcome(ticket, failure=unclear), job_state=JobState.UNCERTAIN)
+        return outcome
+
+    async def abandon(self, ticket: Ticket) -> None:
+        """For an attempt cancelled before `generate` began with it: gives the reservation back, or stops it."""
+        order = ticket.order
+        if order.attempt_id in self._begun:
+            return
+        with contextlib.suppress(Exception):  # nothing was reserved yet
+            if ticket.handle is not None:
+                await self.stop(ticket)
+                return
+            backend = order.quote.backend
+            never = TerminalError("cancelled before it was sent", kind=FailureKind.CANCELLED, backend=backend)
+            await self.record(Outcome(ticket, failure=never), job_state=JobState.CANCELLED)
+
+    def _cost(self, outcome: Outcome) -> CostEntry:
+        order = outcome.ticket.order
+        backend = self._fleet.backends.get(order.quote.backend)
+        if outcome.failure is not None and outcome.ticket.handle is None:
+            return CostEntry(amount_usd=Decimal(0), basis="nothing was accepted", source="metered")
+        if backend is None:
+            basis = f"{order.quote.backend} is not configured any more; the quote stands"
+            return CostEntry(amount_usd=order.quote.amount_usd, basis=basis, source="quoted")
+        return backend.charge(order.quote, outcome.status, outcome.failure)
+
+    async def _submit(self, backend: Backend, ticket: Ticket) -> JobHandle:
         """Sends and stores the receipt as one piece: a cancellation waits until both are done, then stops the work."""
+        order = ticket.order
 
         async def send_and_store() -> JobHandle:
             handle = await backend.submit(order)
@@ -132,31 +217,61 @@ class AttemptDriver:
         try:
             return await asyncio.shield(sending)
         except asyncio.CancelledError:
-            with contextlib.suppress(BackendError):
-                handle = await sending
-                await self._stop(backend, order, handle)
+            with contextlib.suppress(Exception):
+                await asyncio.shield(self._stop_sending(sending, ticket))
             raise
 
-    async def _stop(self, backend: Backend, order: WorkOrder, handle: JobHandle) -> None:
-        """Tells the backend to stop; books the end where that is certain, else leaves the attempt to be found again."""
+    async def _stop_sending(self, sending: asyncio.Future[JobHandle], ticket: Ticket) -> None:
+        """After a cancellation in mid-submit: the accepted job is stopped, a refused one gives its reservation back."""
         try:
-            async with asyncio.timeout(CANCEL_TIMEOUT_S):
-                outcome = await backend.cancel(handle)
-        except (BackendError, TimeoutError) as error:
-            log.warning("cancel of %s on %s got no clear answer: %s", order.label, backend.key, error)
-            return
-        if outcome == "stopped":
-            stopped = TerminalError("cancelled by the user", kind=FailureKind.CANCELLED, backend=backend.key)
-            ticket = Ticket(order, handle)
-            await self.record(Outcome(ticket=ticket, failure=stopped), job_state=JobState.CANCELLED)
+            handle = await sending
+        except BackendError as error:
+            await self.record(Outcome(ticket, failure=error), job_state=JobState.CANCELLED)
+        else:
+            await self.stop(replace(ticket, handle=handle))
 
-    def _reporter(self, order: WorkOrder) -> Callable[[JobStatus], None]:
+    async def _watch_and_pay(self, backend: Backend, ticket: Ticket, handle: JobHandle) -> JobStatus:
+        """Waits for the job, and keeps its reservation ahead of what it has cost so far."""
+        order = ticket.order
+        began_s: float | None = None
+
+        def seen_running() -> None:
+            nonlocal began_s
+            began_s = time.monotonic() if began_s is None else began_s
+
+        watching = asyncio.ensure_future(backend.watch(handle, self._reporter(order, seen_running)))
+        reserved = order.quote.reserve_usd
+        try:
+            while order.quote.rate_usd_per_s and not watching.done():
+                await asyncio.wait([watching], timeout=METER_S)
+                spent = order.quote.rate_usd_per_s * Decimal(time.monotonic() - (began_s or time.monotonic()))
+                if not watching.done() and spent > reserved * FULL:
+                    reserved = (spent * GROWTH).quantize(CENTI_CENT, rounding=ROUND_UP)
+                    await asyncio.to_thread(self._ledger.extend, order.attempt_id, reserved, ticket.caps)
+            return await watching
+        except LimitError as error:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
+            outcome = await backend.cancel(handle)
+            raise TerminalError(
+                f"stopped ({outcome}) because it takes longer than its limits allow: {error}",
+                kind=FailureKind.OVER_BUDGET,
+                backend=backend.key,
+                execution_s=time.monotonic() - (began_s or time.monotonic()),
+            ) from None
+        except asyncio.CancelledError:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
+            raise
+
+    def _reporter(self, order: WorkOrder, on_running: Callable[[], None]) -> Callable[[JobStatus], None]:
         seen_running = False
 
         def report(status: JobStatus) -> None:
             nonlocal seen_running
             if status.phase == "running" and not seen_running:
                 seen_running = True
+                on_running()
                 self._ledger.mark_running(order.attempt_id, gpu=status.gpu)
             self._on_progress(order, status)
 
@@ -217,6 +332,17 @@ class AttemptDriver:
         return store_clip(
             source, out_dir=self._out_dir, batch=order.batch, job=order.job.id, facts=facts, provenance=provenance
         )
+
+
+async def _seconds_run(backend: Backend, handle: JobHandle) -> float | None:
+    """How long the vendor says a stopped job ran, which is what it charges; None where it does not say."""
+    try:
+        async with asyncio.timeout(CANCEL_TIMEOUT_S):
+            return (await backend.status(handle)).execution_s
+    except BackendError as error:
+        return error.execution_s
+    except TimeoutError:
+        return None
 
 
 def _remove_folder(folder: Path) -> None:

@@ -11,7 +11,7 @@ from hybrid_video.backends.base import Backend, BackendContext
 from hybrid_video.backends.registry import configured_backends
 from hybrid_video.engine.breaker import Breaker
 from hybrid_video.errors import BackendError, ConfigurationError, FailureKind
-from hybrid_video.models import Lane
+from hybrid_video.models import Lane, Refusal
 
 REFRESH_S = 15.0
 
@@ -21,7 +21,7 @@ class Fleet:
 
     def __init__(self, backends: Mapping[str, Backend]) -> None:
         self.backends = dict(backends)
-        self.breakers = {key: Breaker() for key in self.backends}
+        self._breakers: dict[tuple[str, str], Breaker] = {}
         self.down: dict[str, str] = {}
         self.changed = asyncio.Event()
 
@@ -81,18 +81,21 @@ class Fleet:
         """Lanes of every backend that is up."""
         return [lane for key, backend in self.backends.items() if key not in self.down for lane in backend.lanes()]
 
-    def unavailable(self, key: str) -> str | None:
-        """Why a backend cannot be given a job now; None if it can."""
+    def breaker(self, key: str, model: str) -> Breaker:
+        """The breaker of one backend and one model or workflow: a broken workflow does not close a sound GPU."""
+        return self._breakers.setdefault((key, model), Breaker())
+
+    def unavailable(self, key: str, model: str) -> Refusal | None:
+        """Why a backend cannot be given a job of this model now; None if it can."""
         if key in self.down:
-            return f"does not answer: {self.down[key]}"
-        breaker = self.breakers[key]
+            return Refusal(code="health", reason=f"does not answer: {self.down[key]}")
+        breaker = self.breaker(key, model)
         now = time.monotonic()
-        if not breaker.permits(now):
-            wait = max(0.0, (breaker.open_until_s or now) - now)
-            return (
-                f"is resting after failures; one trial job in {wait:.0f} s" if wait else "has its trial job under way"
-            )
-        return None
+        if breaker.permits(now):
+            return None
+        wait = max(0.0, (breaker.open_until_s or now) - now)
+        reason = f"is resting after failures; one trial job in {wait:.0f} s" if wait else "has its trial job under way"
+        return Refusal(code="breaker", reason=reason)
 
     async def _start(self, key: str) -> None:
         try:

@@ -17,6 +17,8 @@ from hybrid_video.errors import BackendError, FailureKind, SubmitUncertain, Tran
 from hybrid_video.ledger import Ledger
 from hybrid_video.models import Attempt, AttemptState, JobStatus, WorkOrder
 
+OUT_OF_SIGHT = frozenset({FailureKind.UNREACHABLE, FailureKind.RATE_LIMITED, FailureKind.DOWNLOAD_FAILED})
+
 
 async def find_again(attempt: Attempt, shot: Shot, fleet: Fleet, ledger: Ledger) -> Outcome:
     """What to do with an open attempt: an outcome that is final already, or one whose ticket is to be driven on."""
@@ -40,6 +42,21 @@ async def find_again(attempt: Attempt, shot: Shot, fleet: Fleet, ledger: Ledger)
     if attempt.handle is not None:
         return Outcome(ticket)
     return await _look_up(ticket, attempt, fleet, ledger)
+
+
+def after_acceptance(error: BackendError, attempt: Attempt) -> BackendError:
+    """Once a paid backend has accepted a job, losing sight of it is not a failure: the clip may be made and paid for.
+
+    The attempt becomes uncertain and is taken up again later; sending the job elsewhere would pay twice.
+    """
+    if attempt.handle is None or not attempt.quote.reserve_usd or error.kind not in OUT_OF_SIGHT:
+        return error
+    return SubmitUncertain(
+        f"{attempt.backend} accepted the job, then went out of reach: {error}; it is taken up again by running the "
+        "batch again or by `hybrid-video reconcile`, and not sent a second time",
+        backend=attempt.backend,
+        detail=error.detail,
+    )
 
 
 async def _look_up(ticket: Ticket, attempt: Attempt, fleet: Fleet, ledger: Ledger) -> Outcome:

@@ -12,7 +12,7 @@ import logging
 import random
 import time
 import uuid
-from collections.abc import Coroutine, Iterable
+from collections.abc import Awaitable, Coroutine, Iterable
 from dataclasses import dataclass, field, replace
 from decimal import ROUND_DOWN, Decimal
 from typing import Any
@@ -23,14 +23,14 @@ from hybrid_video.engine.attempts import AttemptDriver, Outcome, Ticket
 from hybrid_video.engine.events import Event, EventKind, Observer
 from hybrid_video.engine.prepare import Prepared
 from hybrid_video.engine.report import BatchReport, build_report
-from hybrid_video.engine.resume import find_again
+from hybrid_video.engine.resume import after_acceptance, find_again
 from hybrid_video.engine.selection import SelectionRequest, Shot, options
 from hybrid_video.engine.steps import DirectSteps, Steps
 from hybrid_video.errors import BackendError, FailureKind, HybridVideoError, LimitError, SubmitUncertain, TransientError
 from hybrid_video.failures import policy
 from hybrid_video.history import History
-from hybrid_video.ledger import Caps, JobTakenError, Ledger, Owner
-from hybrid_video.models import Attempt, JobState, JobStatus, Quote, Refusal, Tier, WorkOrder
+from hybrid_video.ledger import CANCELLED_MESSAGE, Caps, JobCancelledError, JobTakenError, Ledger, Owner
+from hybrid_video.models import JobState, JobStatus, Quote, Refusal, Tier, WorkOrder
 from hybrid_video.redaction import redact
 from hybrid_video.settings import Settings
 
@@ -44,7 +44,7 @@ LIMIT_PAUSE_S = 2.0
 TIGHT = Decimal("1.2")
 NANO = Decimal("0.000000001")
 REATTACH_ATTEMPTS = 2
-OUT_OF_SIGHT = frozenset({FailureKind.UNREACHABLE, FailureKind.RATE_LIMITED, FailureKind.DOWNLOAD_FAILED})
+CANCEL_LOOK_S = 1.0
 
 
 @dataclass
@@ -110,6 +110,8 @@ class BatchRun:
         self._horizon_at_s = float("inf")
         self._replanned_s = float("-inf")
         self._cancelled = False
+        self._asked_at_s = float("-inf")
+        self._stopping: set[str] = set()
         self._wake = asyncio.Event()
 
     async def run(self) -> BatchReport:
@@ -155,6 +157,7 @@ class BatchRun:
 
     async def _loop(self) -> None:
         while not self._cancelled:
+            self._honour_requests()
             self._watch_others()
             waiting = [p for p in self._jobs.values() if p.state is JobState.PENDING]
             if not waiting and not self._tasks and not any(p.elsewhere for p in self._jobs.values()):
@@ -172,8 +175,11 @@ class BatchRun:
         for waker in wakers:
             waker.cancel()
         for task in [task for task in self._tasks if task.done()]:
-            del self._tasks[task]
-            task.result()  # a defect in our own code ends the run; failures of attempts never come out here
+            job = self._tasks.pop(task)
+            if task.cancelled():
+                self._spawn(self._after_stop(self._jobs[job]), job)
+            else:
+                task.result()  # a defect in our own code ends the run; failures of attempts never come out here
 
     def _assign(self, waiting: list[_Progress]) -> None:
         now = time.monotonic()
@@ -330,7 +336,13 @@ class BatchRun:
 
     async def _drive_new(self, progress: _Progress, request: SelectionRequest, order: WorkOrder) -> None:
         caps = self._caps(progress, order.quote.tier)
-        if not await self._reserved(progress, request, order, caps):
+        try:
+            reserved = await self._reserved(progress, request, order, caps)
+        except asyncio.CancelledError:
+            self._busy.pop(order.attempt_id, None)
+            await self._driver.abandon(Ticket(order))
+            raise
+        if not reserved:
             self._busy.pop(order.attempt_id, None)
             self._fleet.breaker(order.quote.backend, order.quote.model).abandoned()
             return
@@ -343,9 +355,14 @@ class BatchRun:
             if decision.chosen != order.quote.backend:  # it became unavailable between proposal and decision
                 progress.state = JobState.PENDING
                 return False
-            await asyncio.to_thread(self._ledger.reserve, order, decision, caps, self._owner)
+            await _to_its_end(asyncio.to_thread(self._ledger.reserve, order, decision, caps, self._owner))
         except JobTakenError:
             progress.elsewhere, progress.state = True, JobState.ACTIVE
+            return False
+        except JobCancelledError:
+            await asyncio.to_thread(self._ledger.request_cancel, self._batch.name, [progress.shot.job.id])
+            progress.state = JobState.CANCELLED
+            self._tell("cancelled", CANCELLED_MESSAGE, job=progress.shot.job.id)
             return False
         except LimitError as error:
             progress.limited[order.quote.backend] = (time.monotonic() + LIMIT_PAUSE_S, str(error))
@@ -362,6 +379,8 @@ class BatchRun:
             outcome = await self._generate(ticket)
         except asyncio.CancelledError:
             progress.state = JobState.CANCELLED
+            self._fleet.breaker(order.quote.backend, order.quote.model).abandoned()
+            await self._driver.abandon(ticket)
             raise
         finally:
             self._busy.pop(order.attempt_id, None)
@@ -376,7 +395,7 @@ class BatchRun:
             except BackendError as error:
                 stored = await asyncio.to_thread(self._ledger.attempt, order.attempt_id)
                 ticket = replace(ticket, handle=stored.handle)
-                failure = _after_acceptance(error, stored)
+                failure = after_acceptance(error, stored)
                 out_of_sight = isinstance(failure, SubmitUncertain) and stored.handle is not None
                 if not out_of_sight or again == REATTACH_ATTEMPTS or self._cancelled:
                     return Outcome(ticket, failure=failure)
@@ -449,11 +468,11 @@ class BatchRun:
             if row.job in self._shots:
                 self._jobs[row.job] = _Progress(self._shots[row.job], row.state, row.attempts)
 
-    async def _resume(self) -> None:
-        """Takes up what an earlier run left open; what another live process drives is left to it."""
+    async def _resume(self, only: str | None = None) -> None:
+        """Takes up what was left open, of all jobs or one; what another live process drives is left to it."""
         for attempt in await asyncio.to_thread(self._ledger.open_attempts, self._batch.name):
             progress = self._jobs.get(attempt.job)
-            if progress is None:
+            if progress is None or attempt.attempt_id in self._busy or only not in (None, attempt.job):
                 continue
             if not await asyncio.to_thread(self._ledger.claim, self._batch.name, attempt.job, self._owner):
                 progress.elsewhere = True
@@ -486,9 +505,43 @@ class BatchRun:
             if row.state not in (JobState.ACTIVE, JobState.PENDING):
                 progress.elsewhere, progress.state = False, row.state
             elif row.owner is None or self._owner.is_dead(row.owner):
-                progress.elsewhere, progress.state = False, JobState.PENDING
-                self._spawn(self._resume(), progress.shot.job.id)
+                progress.elsewhere, progress.state = False, JobState.ACTIVE
+                self._spawn(self._resume(), "")
                 return
+
+    # -- cancelling ------------------------------------------------------------------------------------------------
+
+    def _honour_requests(self) -> None:
+        """Cancels the jobs that somebody marked in the ledger (`hybrid-video cancel`); looks once a second."""
+        now = time.monotonic()
+        if now - self._asked_at_s < CANCEL_LOOK_S:
+            return
+        self._asked_at_s = now
+        waiting = 0
+        for job in self._ledger.cancel_requests(self._batch.name) - self._stopping:
+            progress = self._jobs.get(job)
+            if progress is None or progress.elsewhere or progress.state not in (JobState.PENDING, JobState.ACTIVE):
+                continue
+            self._stopping.add(job)
+            running = [task for task, driven in self._tasks.items() if driven == job]
+            for task in running:
+                task.cancel()
+            if not running:
+                waiting += 1
+                progress.state = JobState.CANCELLED
+        if waiting:
+            self._notice(f"{waiting} waiting jobs were cancelled on request")
+
+    async def _after_stop(self, progress: _Progress) -> None:
+        """What a stopped job is now: cancelled, uncertain, or over already: then its clip is paid for."""
+        job = progress.shot.job.id
+        under_way = await asyncio.to_thread(self._ledger.request_cancel, self._batch.name, [job])
+        row = (await asyncio.to_thread(lambda: self._ledger.job_rows(self._batch.name, only=[job])))[0]
+        if under_way and row.state is not JobState.UNCERTAIN:
+            await self._resume(job)
+            return
+        progress.state = row.state
+        self._tell("cancelled" if row.state is JobState.CANCELLED else "uncertain", row.error_message, job=job)
 
     async def _keep_lease(self) -> None:
         while True:
@@ -564,16 +617,11 @@ def _fitted(quote: Quote, headroom_usd: Decimal) -> Quote | None:
     return quote.model_copy(update={"reserve_usd": headroom_usd.quantize(NANO, rounding=ROUND_DOWN)})
 
 
-def _after_acceptance(error: BackendError, attempt: Attempt) -> BackendError:
-    """Once a paid backend has accepted a job, losing sight of it is not a failure: the clip may be made and paid for.
-
-    The attempt becomes uncertain and is taken up again later; sending the job elsewhere would pay twice.
-    """
-    if attempt.handle is None or not attempt.quote.reserve_usd or error.kind not in OUT_OF_SIGHT:
-        return error
-    return SubmitUncertain(
-        f"{attempt.backend} accepted the job, then went out of reach: {error}; it is taken up again by running the "
-        "batch again, and not sent a second time",
-        backend=attempt.backend,
-        detail=error.detail,
-    )
+async def _to_its_end(work: Awaitable[None]) -> None:
+    """Waits for work that must not be cut off in the middle; a cancellation is passed on after it."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise

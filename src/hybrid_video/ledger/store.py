@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -42,6 +42,10 @@ from hybrid_video.redaction import redact
 
 LEASE = timedelta(seconds=30)
 BUSY_TIMEOUT_S = 20.0
+OVER = frozenset({JobState.DONE, JobState.FAILED, JobState.CANCELLED})
+"""Job states in which nothing more happens until the batch is run again."""
+
+CANCELLED_MESSAGE = "cancelled on request; run the batch again to make it"
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ class JobRow:
     owner: str | None
     error_kind: str
     error_message: str
+    cancel_requested: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,8 @@ class Caps:
     batch_usd: Decimal | None = None
     day_usd: Decimal | None = None
     month_usd: Decimal | None = None
+    tier_usd: Decimal | None = None
+    """For the attempt's tier within the UTC month."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,10 @@ class Balance:
 
 class JobTakenError(LedgerError):
     """Another live process drives the job."""
+
+
+class JobCancelledError(LedgerError):
+    """Somebody asked for the job to be cancelled."""
 
 
 class Ledger:
@@ -214,6 +225,43 @@ class Ledger:
         with self._write() as connection:
             connection.execute(sa.update(t.jobs).where(t.jobs.c.owner == owner.id).values(owner=None, lease_until=None))
 
+    # -- cancelling ------------------------------------------------------------------------------------------------
+
+    def request_cancel(self, batch: str, jobs: Collection[str] | None = None) -> list[str]:
+        """Marks jobs (None: all) to be cancelled, in one commit; those with nothing under way are cancelled at once.
+
+        The mark keeps every process from starting another attempt until the batch is run again. Finished jobs are left
+        as they are.
+
+        Returns:
+            Ids of the jobs that still have an attempt under way, in the batch's order.
+        """
+        query = sa.select(t.jobs).where(t.jobs.c.batch == batch, t.jobs.c.state.not_in([s.value for s in OVER]))
+        under_way = sa.select(t.attempts.c.job).where(
+            t.attempts.c.batch == batch, t.attempts.c.state.in_([state.value for state in OPEN])
+        )
+        waiting: list[str] = []
+        with self._write() as connection:
+            rows = connection.execute(query.order_by(t.jobs.c.ordinal)).all()
+            busy = set(connection.execute(under_way).scalars())
+            for row in rows:
+                if jobs is not None and row.job not in jobs:
+                    continue
+                values: dict[str, Any] = {"cancel_requested_at": row.cancel_requested_at or utc_now()}
+                if row.job in busy:
+                    waiting.append(row.job)
+                else:
+                    values |= {"state": JobState.CANCELLED.value, "error_kind": "cancelled"}
+                    values |= {"error_message": CANCELLED_MESSAGE, "owner": None, "lease_until": None}
+                self._update_job(connection, batch, row.job, **values)
+        return waiting
+
+    def cancel_requests(self, batch: str) -> set[str]:
+        """Jobs of a batch that are marked to be cancelled."""
+        query = sa.select(t.jobs.c.job).where(t.jobs.c.batch == batch, t.jobs.c.cancel_requested_at.is_not(None))
+        with self._read() as connection:
+            return set(connection.execute(query).scalars())
+
     # -- the way of an attempt -------------------------------------------------------------------------------------
 
     def reserve(self, order: WorkOrder, decision: Decision, caps: Caps, owner: Owner) -> None:
@@ -222,6 +270,7 @@ class Ledger:
         Raises:
             LimitError: a cap would be crossed; names the cap and the amounts.
             JobTakenError: another process drives the job.
+            JobCancelledError: it is marked to be cancelled.
             LedgerError: an attempt of it is still open.
         """
         now = utc_now()
@@ -229,18 +278,8 @@ class Ledger:
         day = now.date().isoformat()
         with self._write() as connection:
             self._check_owner(connection, order, owner)
-            limits = _scopes(order.batch, order.job.id, day, caps)
-            for scope, (what, cap) in limits.items():
-                held = self._lock_balance(connection, scope)
-                if cap is None:
-                    continue
-                total = held.settled_usd + held.reserved_usd + quote.reserve_usd
-                if total > cap:
-                    raise LimitError(
-                        f"{what} of ${cap} does not allow another ${quote.reserve_usd} on {quote.backend} for job "
-                        f"{order.job.id!r}: ${held.settled_usd} is spent and ${held.reserved_usd} reserved; raise the "
-                        "limit, or allow a cheaper backend"
-                    )
+            limits = _scopes(order.batch, order.job.id, day, quote.tier.value, caps)
+            self._check_caps(connection, limits, quote.reserve_usd, f"{quote.backend} for job {order.job.id!r}")
             connection.execute(
                 t.attempts.insert().values(
                     attempt_id=order.attempt_id,
@@ -254,6 +293,7 @@ class Ledger:
                     state=AttemptState.INTENT.value,
                     spec_sha=hashlib.sha256(order.job.model_dump_json().encode()).hexdigest(),
                     quote=quote.model_dump_json(),
+                    workflow_path=order.workflow_path or "",
                     quoted_usd=quote.amount_usd,
                     reserved_usd=quote.reserve_usd,
                     day=day,
@@ -272,6 +312,25 @@ class Ledger:
                 error_kind="",
                 error_message="",
             )
+
+    def extend(self, attempt_id: str, reserved_usd: Decimal, caps: Caps) -> None:
+        """Raises the reservation of a running attempt that takes longer than expected; never lowers it.
+
+        Raises:
+            LimitError: a cap would be crossed; the reservation stays as it was.
+        """
+        with self._write() as connection:
+            row = self._attempt_row(connection, attempt_id)
+            more = reserved_usd - row.reserved_usd
+            if AttemptState(row.state) not in OPEN or more <= 0:
+                return
+            limits = _scopes(row.batch, row.job, row.day, row.tier, caps)
+            self._check_caps(connection, limits, more, f"{row.backend} for job {row.job!r}, which is still running")
+            connection.execute(
+                sa.update(t.attempts).where(t.attempts.c.attempt_id == attempt_id).values(reserved_usd=reserved_usd)
+            )
+            for scope in limits:
+                self._move_money(connection, scope, reserved=more)
 
     def record_decision(self, batch: str, decision: Decision) -> None:
         """Stores a decision that led to no attempt (every backend refused)."""
@@ -305,7 +364,7 @@ class Ledger:
         )
 
     def mark_uncertain(self, attempt_id: str, message: str) -> None:
-        """It was, or may have been, accepted and is out of reach; the reservation stays and the job waits."""
+        """It was or may have been accepted and is out of reach; the reservation stays and nobody owns the job."""
         with self._write() as connection:
             row = self._set_state(
                 connection, attempt_id, AttemptState.UNCERTAIN, error_kind="uncertain", error_message=redact(message)
@@ -317,6 +376,8 @@ class Ledger:
                 state=JobState.UNCERTAIN.value,
                 error_kind="uncertain",
                 error_message=redact(message),
+                owner=None,
+                lease_until=None,
             )
 
     def settle(
@@ -351,7 +412,7 @@ class Ledger:
                 error_message=redact(error_message),
                 **extra,
             )
-            for scope in _scopes(row.batch, row.job, row.day, Caps()):
+            for scope in _scopes(row.batch, row.job, row.day, row.tier, Caps()):
                 self._lock_balance(connection, scope)
                 self._move_money(connection, scope, settled=cost.amount_usd, reserved=-row.reserved_usd)
             self._update_job(
@@ -484,8 +545,26 @@ class Ledger:
                 t.attempts.c.state.in_([state.value for state in OPEN]),
             )
         ).scalar_one()
+        marked = sa.select(t.jobs.c.cancel_requested_at).where(
+            t.jobs.c.batch == order.batch, t.jobs.c.job == order.job.id
+        )
+        if connection.execute(marked).scalar_one() is not None:
+            raise JobCancelledError(f"job {order.label!r} is marked to be cancelled; run the batch again to make it")
         if still_open:
             raise LedgerError(f"job {order.label!r} has an attempt whose outcome is still open; it is not sent twice")
+
+    def _check_caps(
+        self, connection: Connection, limits: Mapping[str, tuple[str, Decimal | None]], amount: Decimal, what_for: str
+    ) -> None:
+        """Locks every scope and raises LimitError if one cannot hold the amount. What costs nothing always fits."""
+        for scope, (what, cap) in limits.items():
+            held = self._lock_balance(connection, scope)
+            if cap is None or not amount or held.settled_usd + held.reserved_usd + amount <= cap:
+                continue
+            raise LimitError(
+                f"{what} of ${cap:f} does not allow another ${amount:f} on {what_for}: ${held.settled_usd:f} is spent "
+                f"and ${held.reserved_usd:f} reserved; raise the limit, or allow a cheaper backend"
+            )
 
     def _lock_balance(self, connection: Connection, scope: str) -> Balance:
         query = sa.select(t.balances).where(t.balances.c.scope == scope).with_for_update()
@@ -570,12 +649,13 @@ def _cause(error: Exception) -> str:
     return redact(getattr(error, "orig", None) or error, limit=300)
 
 
-def _scopes(batch: str, job: str, day: str, caps: Caps) -> dict[str, tuple[str, Decimal | None]]:
+def _scopes(batch: str, job: str, day: str, tier: str, caps: Caps) -> dict[str, tuple[str, Decimal | None]]:
     return {
         f"job:{batch}/{job}": ("the limit per job", caps.job_usd),
         f"batch:{batch}": ("the batch budget", caps.batch_usd),
         f"day:{day}": (f"the daily budget ({day})", caps.day_usd),
         f"month:{day[:7]}": (f"the monthly budget ({day[:7]})", caps.month_usd),
+        f"tier:{tier}:{day[:7]}": (f"the monthly budget for {tier} ({day[:7]})", caps.tier_usd),
         "all": ("the total", None),
     }
 
@@ -594,6 +674,8 @@ def _rejoin(old: sa.Row[Any], spec: str, ordinal: int, changed: list[str]) -> Ma
         update |= {"spec": spec, "state": JobState.PENDING.value}
     elif state in (JobState.FAILED, JobState.CANCELLED):
         update |= {"state": JobState.PENDING.value, "error_kind": "", "error_message": ""}
+    if old.cancel_requested_at is not None:
+        update["cancel_requested_at"] = None
     return update
 
 
@@ -608,6 +690,7 @@ def _job_row(row: sa.Row[Any]) -> JobRow:
         owner=row.owner,
         error_kind=row.error_kind,
         error_message=row.error_message,
+        cancel_requested=row.cancel_requested_at is not None,
     )
 
 

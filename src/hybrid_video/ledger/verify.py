@@ -80,6 +80,7 @@ def _balances(attempts: list[Row], balances: dict[str, Row]) -> list[Finding]:
             f"batch:{row.batch}",
             f"day:{row.day}",
             f"month:{row.day[:7]}",
+            f"tier:{row.tier}:{row.day[:7]}",
             "all",
         ):
             expected[scope][0] += row.cost_usd or Decimal(0)

@@ -69,6 +69,7 @@ class Quoter:
             reserve_usd=_round(price.usd * worst_s, up=True),
             service_s=(service_s + cold_start_s) / self.time_scale,
             output=output,
+            rate_usd_per_s=_round(price.usd * Decimal(str(self.time_scale))),
             basis=f"{billed_s} GPU-seconds at ${price.usd}/s ({price.id}, checked {price.checked}); {timing}",
         )
 
