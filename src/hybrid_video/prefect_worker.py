@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 import time
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -45,7 +45,8 @@ class PrefectWorker:
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.pool = pool
-        self.name = f"{pool}-{socket.gethostname()}-{os.getpid()}"
+        # never a name of before: the server calls a worker online for a while after it has gone
+        self.name = f"{pool}-{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
         self._url = url
         self._home = home.absolute()
         command = ["prefect", "worker", "start", "--pool", pool, "--name", self.name, "--install-policy", "never"]
