@@ -204,6 +204,14 @@ class RoutingSettings(_Group):
     time_scale: float = Field(
         1.0, gt=0, description="Beside emulators only: how much faster than real time they run (expected waits shrink)."
     )
+    uncertain_rule: Literal["keep", "charge"] = Field(
+        "keep",
+        description="What `reconcile` does with an attempt whose outcome stays unknown: keep its reservation until a "
+        "person decides, or book the reservation as spent.",
+    )
+    uncertain_after_h: float = Field(
+        48, gt=0, description="Age from which the rule applies; 48 h is the longest that a vendor keeps a result."
+    )
     simulated: bool = Field(False, description="Marks everything this installation writes as simulated (the demo).")
     allow_private_urls: bool = Field(False, description="Allow image URLs on private addresses.")
 

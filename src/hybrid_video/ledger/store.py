@@ -220,10 +220,13 @@ class Ledger:
                 sa.update(t.jobs).where(t.jobs.c.owner == owner.id).values(lease_until=utc_now() + LEASE)
             )
 
-    def release(self, owner: Owner) -> None:
-        """Gives up every job this process drives."""
+    def release(self, owner: Owner, *, batch: str | None = None, job: str | None = None) -> None:
+        """Gives up every job this process drives, or one of them."""
+        query = sa.update(t.jobs).where(t.jobs.c.owner == owner.id)
+        if batch is not None and job is not None:
+            query = query.where(t.jobs.c.batch == batch, t.jobs.c.job == job)
         with self._write() as connection:
-            connection.execute(sa.update(t.jobs).where(t.jobs.c.owner == owner.id).values(owner=None, lease_until=None))
+            connection.execute(query.values(owner=None, lease_until=None))
 
     # -- cancelling ------------------------------------------------------------------------------------------------
 
