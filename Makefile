@@ -3,10 +3,11 @@ PYTHON ?= python3
 UV ?= $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
 RUN = $(UV) run --frozen --no-sync
 JOBS ?= 12
+KILLS ?= 1000
 PYTEST_FLAGS ?= -n 2 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test check format bench schema clean
+.PHONY: help setup setup-dev demo test check format bench chaos schema clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "%-10s %s\n", $$1, $$2}'
@@ -38,6 +39,9 @@ format: setup-dev ## Format and fix what can be fixed
 
 bench: setup-dev ## Measure; prints JSON
 	@$(RUN) python benchmarks/run.py
+
+chaos: setup-dev ## Kill batch runs KILLS times (1000) and compare ledger, clips and charges; goes on where it stopped
+	@$(RUN) python benchmarks/chaos.py --kills $(KILLS) $(if $(SEED),--seed $(SEED))
 
 schema: setup-dev ## Write the JSON Schema of batch files
 	$(RUN) python -c "from hybrid_video.batchfile import json_schema; import json; print(json.dumps(json_schema(), indent=2))" > schemas/batch.schema.json
