@@ -48,6 +48,8 @@ QUICK = {
     "HYBRID_VIDEO_MIN_FREE_DISK_MB": "50",
 }
 
+COMMAND = "from hybrid_video.cli import main; main()"
+
 TIERS = {
     "local": ("HYBRID_VIDEO_COMFYUI_URLS",),
     "cloud": ("HYBRID_VIDEO_RUNPOD_JOBS_URL", "HYBRID_VIDEO_RUNPOD_PODS_URL", "RUNPOD_API_KEY"),
@@ -94,9 +96,8 @@ class Servers:
         return sum((Decimal(row["usd"]) for row in self.charges()), Decimal(0))
 
     def fault(self, **rule: object) -> None:
-        """Adds a fault to all of them; give `server` to hit one kind."""
-        for url in self.urls:
-            httpx.post(f"{url}/_emulator/faults", json=rule).raise_for_status()
+        """Adds a fault to the plan that they share; give `server` to hit one kind."""
+        httpx.post(f"{self.urls[0]}/_emulator/faults", json=rule).raise_for_status()
 
     def reset(self) -> None:
         """Forgets jobs, charges and faults."""
@@ -104,7 +105,7 @@ class Servers:
             httpx.post(f"{url}/_emulator/reset").raise_for_status()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Outcome:
     """How a command ended."""
 
@@ -121,7 +122,7 @@ class Outcome:
         assert isinstance(found, dict)
         return found
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return f"exit {self.code}\n--- stdout\n{self.out}\n--- stderr\n{self.err}"
 
 
@@ -206,12 +207,12 @@ class Project:
 class Process:
     """A command as a real process; its output goes to files, so that nothing can block it."""
 
-    def __init__(self, arguments: Sequence[str], folder: Path) -> None:
+    def __init__(self, arguments: Sequence[str], folder: Path, *, program: str = COMMAND) -> None:
         self._out = folder / f"process-{time.monotonic_ns()}.out"
         self._err = self._out.with_suffix(".err")
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self.popen = subprocess.Popen(
-                [sys.executable, "-c", "from hybrid_video.cli import main; main()", *arguments],
+                [sys.executable, "-c", program, *arguments],
                 stdout=out,
                 stderr=err,
                 stdin=subprocess.DEVNULL,

@@ -21,15 +21,15 @@ PLASMA = Path(__file__).parents[2] / "examples" / "workflows" / "plasma.json"
 
 def refused(outcome: Outcome, *words: str, code: int = 2) -> Outcome:
     """Exit code, a message with all these words, the same in JSON, and no traceback."""
-    assert outcome.code == code, outcome
+    assert outcome.code == code, str(outcome)
     message = " ".join(outcome.err.split())
     for word in words:
         assert word in message, f"{word!r} is not in: {outcome.err}"
-    assert "Traceback" not in outcome.err, outcome
-    assert "unexpected error" not in outcome.err, outcome
+    assert "Traceback" not in outcome.err, str(outcome)
+    assert "unexpected error" not in outcome.err, str(outcome)
     answer = outcome.json
     assert answer["exit_code"] == code
-    assert answer["problems"], outcome
+    assert answer["problems"], str(outcome)
     return outcome
 
 
@@ -335,7 +335,7 @@ def test_a_computed_budget_is_cut_to_the_ledgers_unit(farm: Servers, project: Pr
     """0.1 + 0.2 as a program writes it is a budget like any other."""
     project.use(farm, "local")
     outcome = project.run(project.batch([{}], budget_usd=0.1 + 0.2))
-    assert outcome.code == 0, outcome
+    assert outcome.code == 0, str(outcome)
     assert project.verify().ok
 
 
@@ -368,7 +368,7 @@ def test_a_home_that_cannot_be_used_is_a_configuration_error(
     home = project.write("taken", "a file")
     project.set(HYBRID_VIDEO_HOME=home)
     outcome = project.command(*command, "--json")
-    assert outcome.code == (1 if command == ("doctor",) else 2), outcome
+    assert outcome.code == (1 if command == ("doctor",) else 2), str(outcome)
     assert str(home) in outcome.err.replace("\n", "")
     assert "HYBRID_VIDEO_HOME" in outcome.err
     assert "Traceback" not in outcome.err
@@ -402,7 +402,7 @@ def test_a_damaged_history_does_not_stop_a_batch(farm: Servers, project: Project
     project.use(farm, "local")
     project.write("state/history.duckdb", b"no database" * 500)
     outcome = project.run(project.batch([{}]))
-    assert outcome.code == 0, outcome
+    assert outcome.code == 0, str(outcome)
     assert any("rebuild-history" in notice for notice in outcome.json["notices"])
 
 
