@@ -13,6 +13,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Dialect
 from sqlalchemy.types import TypeDecorator
 
+from hybrid_video.errors import LedgerError
+
 NANO = Decimal(1_000_000_000)
 
 
@@ -164,9 +166,18 @@ MIGRATIONS: tuple[Callable[[Connection], None], ...] = (_first,)
 
 
 def migrate(connection: Connection) -> None:
-    """Brings the database to the newest schema, inside the caller's transaction."""
+    """Brings the database to the newest schema, inside the caller's transaction.
+
+    Raises:
+        LedgerError: a newer version has written it; an older one must not touch what it does not understand.
+    """
     migrations.create(connection, checkfirst=True)
     done = set(connection.execute(sa.select(migrations.c.number)).scalars())
+    if max(done, default=0) > len(MIGRATIONS):
+        raise LedgerError(
+            f"the ledger comes from a newer version of hybrid-video (migration {max(done)}, this one knows "
+            f"{len(MIGRATIONS)}); install that version, or set HYBRID_VIDEO_HOME to another folder"
+        )
     for number, apply in enumerate(MIGRATIONS, start=1):
         if number not in done:
             apply(connection)

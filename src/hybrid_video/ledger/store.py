@@ -6,11 +6,8 @@ mode with full synchronisation by default, PostgreSQL by URL. Methods are synchr
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -18,11 +15,14 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError, StatementError
 
-from hybrid_video.errors import InputError, LedgerError, LimitError
+from hybrid_video.errors import InputError, LedgerError
+from hybrid_video.ledger import money, registration, rows, statements
 from hybrid_video.ledger import schema as t
+from hybrid_video.ledger.money import Balance, Caps
 from hybrid_video.ledger.owner import Owner
+from hybrid_video.ledger.rows import JobRow
 from hybrid_video.ledger.states import OPEN, check_move
 from hybrid_video.models import (
     Attempt,
@@ -33,12 +33,12 @@ from hybrid_video.models import (
     Decision,
     JobHandle,
     JobState,
-    Quote,
-    VideoJob,
     WorkOrder,
     utc_now,
 )
 from hybrid_video.redaction import redact
+
+__all__ = ["Balance", "Caps", "JobCancelledError", "JobRow", "JobTakenError", "Ledger"]
 
 LEASE = timedelta(seconds=30)
 BUSY_TIMEOUT_S = 20.0
@@ -46,42 +46,6 @@ OVER = frozenset({JobState.DONE, JobState.FAILED, JobState.CANCELLED})
 """Job states in which nothing more happens until the batch is run again."""
 
 CANCELLED_MESSAGE = "cancelled on request; run the batch again to make it"
-
-
-@dataclass(frozen=True)
-class JobRow:
-    """A job as the ledger knows it."""
-
-    batch: str
-    job: str
-    ordinal: int
-    spec: VideoJob
-    state: JobState
-    attempts: int
-    owner: str | None
-    error_kind: str
-    error_message: str
-    cancel_requested: bool = False
-
-
-@dataclass(frozen=True)
-class Caps:
-    """Hard limits in force for one reservation; None means unlimited."""
-
-    job_usd: Decimal | None = None
-    batch_usd: Decimal | None = None
-    day_usd: Decimal | None = None
-    month_usd: Decimal | None = None
-    tier_usd: Decimal | None = None
-    """For the attempt's tier within the UTC month."""
-
-
-@dataclass(frozen=True)
-class Balance:
-    """Money booked and held within one scope."""
-
-    settled_usd: Decimal
-    reserved_usd: Decimal
 
 
 class JobTakenError(LedgerError):
@@ -108,7 +72,7 @@ class Ledger:
         try:
             engine = _sqlite(url) if isinstance(url, Path) else sa.create_engine(url, pool_pre_ping=True)
             ledger = cls(engine)
-            with ledger._write() as connection:
+            with ledger._transaction() as connection:
                 t.migrate(connection)
         except (SQLAlchemyError, OSError, ImportError) as error:
             where, remedy = repr(str(url)), "check the folder's permissions and free space, or set HYBRID_VIDEO_HOME"
@@ -126,7 +90,8 @@ class Ledger:
     def register(self, batch: Batch, *, out_dir: Path, simulated: bool = False) -> list[str]:
         """Writes the batch, or joins it to what is known under its name.
 
-        New jobs are added, unfinished ones stay, failed, cancelled and changed ones become pending again.
+        New jobs are added, unfinished ones stay, failed, cancelled and changed ones become pending again. A job whose
+        text was changed back to the one its newest clip was made from is done again.
 
         Returns:
             Ids of jobs that were finished earlier with another text and will be made again.
@@ -134,46 +99,8 @@ class Ledger:
         Raises:
             InputError: a changed job is still being made with its earlier text.
         """
-        now = utc_now()
-        changed: list[str] = []
         with self._write() as connection:
-            values = {
-                "spec": batch.model_dump_json(exclude={"jobs"}),
-                "out_dir": str(out_dir),
-                "budget_usd": batch.budget_usd,
-                "deadline_s": batch.deadline_s,
-                "started_at": now,
-                "finished_at": None,
-                "simulated": simulated,
-            }
-            known = connection.execute(
-                sa.update(t.batches).where(t.batches.c.name == batch.name).values(**values)
-            ).rowcount
-            if not known:
-                connection.execute(t.batches.insert().values(name=batch.name, created_at=now, **values))
-            rows = {row.job: row for row in connection.execute(sa.select(t.jobs).where(t.jobs.c.batch == batch.name))}
-            fresh = []
-            for ordinal, job in enumerate(batch.jobs):
-                spec = job.model_dump_json()
-                old = rows.get(job.id)
-                if old is None:
-                    fresh.append(
-                        {
-                            "batch": batch.name,
-                            "job": job.id,
-                            "ordinal": ordinal,
-                            "spec": spec,
-                            "state": JobState.PENDING.value,
-                            "updated_at": now,
-                        }
-                    )
-                    continue
-                update = _rejoin(old, spec, ordinal, changed)
-                if update:
-                    self._update_job(connection, batch.name, job.id, **update)
-            if fresh:
-                connection.execute(t.jobs.insert(), fresh)
-        return changed
+            return registration.register(connection, batch, out_dir=out_dir, simulated=simulated, now=utc_now())
 
     def finish_batch(self, name: str) -> None:
         """Notes the end of a run."""
@@ -184,8 +111,8 @@ class Ledger:
         """The jobs of a batch in their order."""
         query = sa.select(t.jobs).where(t.jobs.c.batch == batch).order_by(t.jobs.c.ordinal)
         with self._read() as connection:
-            rows = [_job_row(row) for row in connection.execute(query)]
-        return rows if only is None else [row for row in rows if row.job in set(only)]
+            found = [rows.job_row(row) for row in connection.execute(query)]
+        return found if only is None else [row for row in found if row.job in set(only)]
 
     def batch_names(self) -> list[str]:
         """All batches, the newest first."""
@@ -211,7 +138,10 @@ class Ledger:
     def claim(self, batch: str, job: str, owner: Owner) -> bool:
         """Makes this process the one that drives a job; False while another live process does."""
         with self._write() as connection:
-            return self._claim(connection, batch, job, owner)
+            claimed = self._claim(self._job(connection, batch, job), owner)
+            if claimed is not None:
+                self._update_job(connection, batch, job, **claimed)
+            return claimed is not None
 
     def renew(self, owner: Owner) -> None:
         """Renews the lease of every job this process drives."""
@@ -245,9 +175,9 @@ class Ledger:
         )
         waiting: list[str] = []
         with self._write() as connection:
-            rows = connection.execute(query.order_by(t.jobs.c.ordinal)).all()
+            found = connection.execute(query.order_by(t.jobs.c.ordinal)).all()
             busy = set(connection.execute(under_way).scalars())
-            for row in rows:
+            for row in found:
                 if jobs is not None and row.job not in jobs:
                     continue
                 values: dict[str, Any] = {"cancel_requested_at": row.cancel_requested_at or utc_now()}
@@ -280,32 +210,32 @@ class Ledger:
         quote = order.quote
         day = now.date().isoformat()
         with self._write() as connection:
-            self._check_owner(connection, order, owner)
-            limits = _scopes(order.batch, order.job.id, day, quote.tier.value, caps)
-            self._check_caps(connection, limits, quote.reserve_usd, f"{quote.backend} for job {order.job.id!r}")
+            claimed = self._check_owner(connection, order, owner)
+            limits = money.scopes(order.batch, order.job.id, day, quote.tier.value, caps)
+            money.check_caps(connection, limits, quote.reserve_usd, f"{quote.backend} for job {order.job.id!r}")
             connection.execute(
-                t.attempts.insert().values(
-                    attempt_id=order.attempt_id,
-                    batch=order.batch,
-                    job=order.job.id,
-                    number=order.number,
-                    backend=quote.backend,
-                    tier=quote.tier.value,
-                    model=quote.model,
-                    lane=order.lane,
-                    state=AttemptState.INTENT.value,
-                    spec_sha=hashlib.sha256(order.job.model_dump_json().encode()).hexdigest(),
-                    quote=quote.model_dump_json(),
-                    workflow_path=order.workflow_path or "",
-                    quoted_usd=quote.amount_usd,
-                    reserved_usd=quote.reserve_usd,
-                    day=day,
-                    created_at=now,
-                )
+                statements.INSERT_ATTEMPT,
+                {
+                    "attempt_id": order.attempt_id,
+                    "batch": order.batch,
+                    "job": order.job.id,
+                    "number": order.number,
+                    "backend": quote.backend,
+                    "tier": quote.tier.value,
+                    "model": quote.model,
+                    "lane": order.lane,
+                    "state": AttemptState.INTENT.value,
+                    "spec_sha": rows.spec_sha(order.job),
+                    "quote": quote.model_dump_json(),
+                    "workflow_path": order.workflow_path or "",
+                    "quoted_usd": quote.amount_usd,
+                    "reserved_usd": quote.reserve_usd,
+                    "day": day,
+                    "created_at": now,
+                },
             )
-            connection.execute(t.decisions.insert().values(**_decision_values(order.batch, decision)))
-            for scope in limits:
-                self._move_money(connection, scope, reserved=quote.reserve_usd)
+            connection.execute(statements.INSERT_DECISION, rows.decision_values(order.batch, decision))
+            money.move(connection, limits, reserved=quote.reserve_usd)
             self._update_job(
                 connection,
                 order.batch,
@@ -314,6 +244,7 @@ class Ledger:
                 attempts=order.number,
                 error_kind="",
                 error_message="",
+                **claimed,
             )
 
     def extend(self, attempt_id: str, reserved_usd: Decimal, caps: Caps) -> None:
@@ -327,18 +258,15 @@ class Ledger:
             more = reserved_usd - row.reserved_usd
             if AttemptState(row.state) not in OPEN or more <= 0:
                 return
-            limits = _scopes(row.batch, row.job, row.day, row.tier, caps)
-            self._check_caps(connection, limits, more, f"{row.backend} for job {row.job!r}, which is still running")
-            connection.execute(
-                sa.update(t.attempts).where(t.attempts.c.attempt_id == attempt_id).values(reserved_usd=reserved_usd)
-            )
-            for scope in limits:
-                self._move_money(connection, scope, reserved=more)
+            limits = money.scopes(row.batch, row.job, row.day, row.tier, caps)
+            money.check_caps(connection, limits, more, f"{row.backend} for job {row.job!r}, which is still running")
+            connection.execute(statements.UPDATE_ATTEMPT, {"of_attempt": attempt_id, "reserved_usd": reserved_usd})
+            money.move(connection, limits, reserved=more)
 
     def record_decision(self, batch: str, decision: Decision) -> None:
         """Stores a decision that led to no attempt (every backend refused)."""
         with self._write() as connection:
-            connection.execute(t.decisions.insert().values(**_decision_values(batch, decision)))
+            connection.execute(statements.INSERT_DECISION, rows.decision_values(batch, decision))
 
     def mark_submitted(self, handle: JobHandle) -> None:
         """Stores the receipt of an accepted submit, at once after it."""
@@ -369,8 +297,9 @@ class Ledger:
     def mark_uncertain(self, attempt_id: str, message: str) -> None:
         """It was or may have been accepted and is out of reach; the reservation stays and nobody owns the job."""
         with self._write() as connection:
-            row = self._set_state(
-                connection, attempt_id, AttemptState.UNCERTAIN, error_kind="uncertain", error_message=redact(message)
+            row = self._attempt_row(connection, attempt_id)
+            self._set_state(
+                connection, row, AttemptState.UNCERTAIN, error_kind="uncertain", error_message=redact(message)
             )
             self._update_job(
                 connection,
@@ -397,7 +326,12 @@ class Ledger:
         """Books the true cost, releases the reservation and moves attempt and job, in one commit.
 
         Calling it again for an attempt that is already finished changes nothing.
+
+        Raises:
+            LedgerError: the attempt cannot go to `state`, or `state` is not an end.
         """
+        if state in OPEN:
+            raise LedgerError(f"attempt {attempt_id!r} cannot be settled as {state.value!r}, which is not an end")
         with self._write() as connection:
             row = self._attempt_row(connection, attempt_id)
             if AttemptState(row.state) not in OPEN:
@@ -405,7 +339,7 @@ class Ledger:
             extra: dict[str, Any] = {} if execution_s is None else {"execution_s": execution_s}
             self._set_state(
                 connection,
-                attempt_id,
+                row,
                 state,
                 cost_usd=cost.amount_usd,
                 cost_basis=f"{cost.source}: {cost.basis}",
@@ -415,9 +349,8 @@ class Ledger:
                 error_message=redact(error_message),
                 **extra,
             )
-            for scope in _scopes(row.batch, row.job, row.day, row.tier, Caps()):
-                self._lock_balance(connection, scope)
-                self._move_money(connection, scope, settled=cost.amount_usd, reserved=-row.reserved_usd)
+            in_scopes = money.scopes(row.batch, row.job, row.day, row.tier)
+            money.move(connection, in_scopes, settled=cost.amount_usd, reserved=-row.reserved_usd)
             self._update_job(
                 connection,
                 row.batch,
@@ -450,7 +383,7 @@ class Ledger:
         if states is not None:
             query = query.where(t.attempts.c.state.in_([state.value for state in states]))
         with self._read() as connection:
-            return [_attempt(row) for row in connection.execute(query)]
+            return [rows.attempt(row) for row in connection.execute(query)]
 
     def attempt(self, attempt_id: str) -> Attempt:
         """One attempt.
@@ -459,7 +392,7 @@ class Ledger:
             LedgerError: no such attempt.
         """
         with self._read() as connection:
-            return _attempt(self._attempt_row(connection, attempt_id))
+            return rows.attempt(self._attempt_row(connection, attempt_id))
 
     def open_attempts(self, batch: str | None = None) -> list[Attempt]:
         """Attempts that still hold a reservation."""
@@ -471,12 +404,12 @@ class Ledger:
         if job is not None:
             query = query.where(t.decisions.c.job == job)
         with self._read() as connection:
-            return [_decision(row) for row in connection.execute(query)]
+            return [rows.decision(row) for row in connection.execute(query)]
 
     def balance(self, scope: str) -> Balance:
         """Booked and held money of `batch:<name>`, `job:<batch>/<id>`, `day:<date>`, `month:<yyyy-mm>` or `all`."""
         with self._read() as connection:
-            row = connection.execute(sa.select(t.balances).where(t.balances.c.scope == scope)).one_or_none()
+            row = connection.execute(statements.BALANCE, {"of_scope": scope}).one_or_none()
         return Balance(Decimal(0), Decimal(0)) if row is None else Balance(row.settled_usd, row.reserved_usd)
 
     def unrecorded(self, limit: int = 5000) -> list[Attempt]:
@@ -489,7 +422,7 @@ class Ledger:
             .limit(limit)
         )
         with self._read() as connection:
-            return [_attempt(row) for row in connection.execute(query)]
+            return [rows.attempt(row) for row in connection.execute(query)]
 
     def mark_recorded(self, attempt_ids: Sequence[str], *, recorded: bool = True) -> None:
         """Notes that the history has these attempts (an empty list with `recorded=False` means: has none)."""
@@ -514,7 +447,12 @@ class Ledger:
 
     @contextmanager
     def _write(self) -> Iterator[Connection]:
-        with _translated(), self._engine.connect() as connection:
+        with _translated(), self._transaction() as connection:
+            yield connection
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        with self._engine.connect() as connection:
             if connection.dialect.name == "sqlite":
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
             try:
@@ -524,102 +462,51 @@ class Ledger:
                 raise
             connection.commit()
 
-    def _claim(self, connection: Connection, batch: str, job: str, owner: Owner) -> bool:
+    def _job(self, connection: Connection, batch: str, job: str) -> sa.Row[Any]:
+        row = connection.execute(statements.JOB, {"of_batch": batch, "of_job": job}).one_or_none()
+        if row is None:
+            raise LedgerError(f"no job {f'{batch}/{job}'!r} is known; register its batch first")
+        return row
+
+    def _claim(self, row: sa.Row[Any], owner: Owner) -> dict[str, Any] | None:
+        """The columns that make a job this process's; None while another live process drives it."""
         now = utc_now()
-        row = connection.execute(
-            sa.select(t.jobs).where(t.jobs.c.batch == batch, t.jobs.c.job == job).with_for_update()
-        ).one()
         mine = row.owner is None or row.owner == owner.id
         if not (mine or row.lease_until < now or owner.is_dead(row.owner)):
-            return False
-        fence = row.fence + (row.owner != owner.id)
-        self._update_job(connection, batch, job, owner=owner.id, lease_until=now + LEASE, fence=fence)
-        return True
+            return None
+        return {"owner": owner.id, "lease_until": now + LEASE, "fence": row.fence + (row.owner != owner.id)}
 
-    def _check_owner(self, connection: Connection, order: WorkOrder, owner: Owner) -> None:
-        if not self._claim(connection, order.batch, order.job.id, owner):
+    def _check_owner(self, connection: Connection, order: WorkOrder, owner: Owner) -> dict[str, Any]:
+        row = self._job(connection, order.batch, order.job.id)
+        claimed = self._claim(row, owner)
+        if claimed is None:
             raise JobTakenError(f"job {order.label!r} is driven by another process")
-        still_open = connection.execute(
-            sa.select(sa.func.count())
-            .select_from(t.attempts)
-            .where(
-                t.attempts.c.batch == order.batch,
-                t.attempts.c.job == order.job.id,
-                t.attempts.c.state.in_([state.value for state in OPEN]),
-            )
-        ).scalar_one()
-        marked = sa.select(t.jobs.c.cancel_requested_at).where(
-            t.jobs.c.batch == order.batch, t.jobs.c.job == order.job.id
-        )
-        if connection.execute(marked).scalar_one() is not None:
+        if row.cancel_requested_at is not None:
             raise JobCancelledError(f"job {order.label!r} is marked to be cancelled; run the batch again to make it")
-        if still_open:
+        still_open = {"of_batch": order.batch, "of_job": order.job.id}
+        if connection.execute(statements.OPEN_ATTEMPTS, still_open).scalar_one():
             raise LedgerError(f"job {order.label!r} has an attempt whose outcome is still open; it is not sent twice")
-
-    def _check_caps(
-        self, connection: Connection, limits: Mapping[str, tuple[str, Decimal | None]], amount: Decimal, what_for: str
-    ) -> None:
-        """Locks every scope and raises LimitError if one cannot hold the amount. What costs nothing always fits."""
-        for scope, (what, cap) in limits.items():
-            held = self._lock_balance(connection, scope)
-            if cap is None or not amount or held.settled_usd + held.reserved_usd + amount <= cap:
-                continue
-            raise LimitError(
-                f"{what} of ${cap:f} does not allow another ${amount:f} on {what_for}: ${held.settled_usd:f} is spent "
-                f"and ${held.reserved_usd:f} reserved; raise the limit, or allow a cheaper backend"
-            )
-
-    def _lock_balance(self, connection: Connection, scope: str) -> Balance:
-        query = sa.select(t.balances).where(t.balances.c.scope == scope).with_for_update()
-        row = connection.execute(query).one_or_none()
-        if row is None:
-            values = {"scope": scope, "settled_usd": Decimal(0), "reserved_usd": Decimal(0)}
-            if connection.dialect.name == "postgresql":
-                from sqlalchemy.dialects.postgresql import insert  # noqa: PLC0415 - only where it is used
-
-                connection.execute(insert(t.balances).values(**values).on_conflict_do_nothing())
-            else:
-                connection.execute(t.balances.insert().values(**values))
-            row = connection.execute(query).one()
-        return Balance(row.settled_usd, row.reserved_usd)
-
-    def _move_money(
-        self, connection: Connection, scope: str, *, settled: Decimal = Decimal(0), reserved: Decimal = Decimal(0)
-    ) -> None:
-        connection.execute(
-            sa.update(t.balances)
-            .where(t.balances.c.scope == scope)
-            .values(
-                settled_usd=t.balances.c.settled_usd + sa.bindparam("settled", settled, type_=t.Money),
-                reserved_usd=t.balances.c.reserved_usd + sa.bindparam("reserved", reserved, type_=t.Money),
-            )
-        )
+        return claimed
 
     def _advance(self, attempt_id: str, state: AttemptState, **values: Any) -> None:
         with self._write() as connection:
-            self._set_state(connection, attempt_id, state, **values)
+            self._set_state(connection, self._attempt_row(connection, attempt_id), state, **values)
 
     def _attempt_row(self, connection: Connection, attempt_id: str) -> sa.Row[Any]:
-        query = sa.select(t.attempts).where(t.attempts.c.attempt_id == attempt_id).with_for_update()
-        row = connection.execute(query).one_or_none()
+        row = connection.execute(statements.ATTEMPT, {"of_attempt": attempt_id}).one_or_none()
         if row is None:
             raise LedgerError(f"no attempt {attempt_id!r} is known")
         return row
 
-    def _set_state(self, connection: Connection, attempt_id: str, state: AttemptState, **values: Any) -> sa.Row[Any]:
-        row = self._attempt_row(connection, attempt_id)
-        check_move(attempt_id, AttemptState(row.state), state)
+    def _set_state(self, connection: Connection, row: sa.Row[Any], state: AttemptState, **values: Any) -> None:
+        check_move(row.attempt_id, AttemptState(row.state), state)
         connection.execute(
-            sa.update(t.attempts)
-            .where(t.attempts.c.attempt_id == attempt_id)
-            .values(state=state.value, in_history=False, **values)
+            statements.UPDATE_ATTEMPT,
+            {"of_attempt": row.attempt_id, "state": state.value, "in_history": False, **values},
         )
-        return row
 
     def _update_job(self, connection: Connection, batch: str, job: str, **values: Any) -> None:
-        connection.execute(
-            sa.update(t.jobs).where(t.jobs.c.batch == batch, t.jobs.c.job == job).values(updated_at=utc_now(), **values)
-        )
+        connection.execute(statements.UPDATE_JOB, {"of_batch": batch, "of_job": job, "updated_at": utc_now(), **values})
 
 
 def _sqlite(path: Path) -> Engine:
@@ -642,91 +529,11 @@ def _sqlite(path: Path) -> Engine:
 def _translated() -> Iterator[None]:
     try:
         yield
-    except OperationalError as error:
+    except StatementError as error:
         raise LedgerError(
-            f"the ledger did not answer: {_cause(error)}; another process may hold it, or the disk may be full"
+            f"the ledger cannot be used: {_cause(error)}; another process may hold it, or the disk may be full"
         ) from None
 
 
 def _cause(error: Exception) -> str:
     return redact(getattr(error, "orig", None) or error, limit=300)
-
-
-def _scopes(batch: str, job: str, day: str, tier: str, caps: Caps) -> dict[str, tuple[str, Decimal | None]]:
-    return {
-        f"job:{batch}/{job}": ("the limit per job", caps.job_usd),
-        f"batch:{batch}": ("the batch budget", caps.batch_usd),
-        f"day:{day}": (f"the daily budget ({day})", caps.day_usd),
-        f"month:{day[:7]}": (f"the monthly budget ({day[:7]})", caps.month_usd),
-        f"tier:{tier}:{day[:7]}": (f"the monthly budget for {tier} ({day[:7]})", caps.tier_usd),
-        "all": ("the total", None),
-    }
-
-
-def _rejoin(old: sa.Row[Any], spec: str, ordinal: int, changed: list[str]) -> Mapping[str, Any]:
-    state = JobState(old.state)
-    update: dict[str, Any] = {} if old.ordinal == ordinal else {"ordinal": ordinal}
-    if old.spec != spec:
-        if state in (JobState.ACTIVE, JobState.UNCERTAIN):
-            raise InputError(
-                f"job {old.job!r} was changed while it is still being made with its earlier text; let it finish "
-                "(run the unchanged batch, or `hybrid-video reconcile`), or give the batch another name"
-            )
-        if state is JobState.DONE:
-            changed.append(old.job)
-        update |= {"spec": spec, "state": JobState.PENDING.value}
-    elif state in (JobState.FAILED, JobState.CANCELLED):
-        update |= {"state": JobState.PENDING.value, "error_kind": "", "error_message": ""}
-    if old.cancel_requested_at is not None:
-        update["cancel_requested_at"] = None
-    return update
-
-
-def _job_row(row: sa.Row[Any]) -> JobRow:
-    return JobRow(
-        batch=row.batch,
-        job=row.job,
-        ordinal=row.ordinal,
-        spec=VideoJob.model_validate_json(row.spec),
-        state=JobState(row.state),
-        attempts=row.attempts,
-        owner=row.owner,
-        error_kind=row.error_kind,
-        error_message=row.error_message,
-        cancel_requested=row.cancel_requested_at is not None,
-    )
-
-
-def _attempt(row: sa.Row[Any]) -> Attempt:
-    values = {name: value for name, value in row._mapping.items() if name not in ("day", "in_history", "spec_sha")}  # noqa: SLF001 - SQLAlchemy's public accessor
-    values["quote"] = Quote.model_validate_json(row.quote)
-    values["handle"] = JobHandle.model_validate_json(row.handle) if row.handle else None
-    values["clip"] = Clip.model_validate_json(row.clip) if row.clip else None
-    return Attempt.model_validate(values)
-
-
-def _decision_values(batch: str, decision: Decision) -> dict[str, Any]:
-    return {
-        "batch": batch,
-        "job": decision.job,
-        "attempt": decision.attempt,
-        "chosen": decision.chosen,
-        "tier": decision.tier.value if decision.tier else None,
-        "reason": decision.reason,
-        "candidates": json.dumps([c.model_dump(mode="json") for c in decision.candidates]),
-        "decided_at": decision.decided_at,
-        "elapsed_us": decision.elapsed_us,
-    }
-
-
-def _decision(row: sa.Row[Any]) -> Decision:
-    return Decision(
-        job=row.job,
-        attempt=row.attempt,
-        chosen=row.chosen,
-        tier=row.tier,
-        reason=row.reason,
-        candidates=tuple(json.loads(row.candidates)),
-        decided_at=row.decided_at,
-        elapsed_us=row.elapsed_us,
-    )

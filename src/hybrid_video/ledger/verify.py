@@ -125,13 +125,18 @@ def _orphans(attempts: list[Row], jobs: dict[tuple[str, str], Row]) -> list[Find
 
 
 def _duplicates(attempts: list[Row]) -> list[Finding]:
-    by_text: dict[tuple[str, str, str], int] = defaultdict(int)
-    for row in attempts:
-        if row.state == AttemptState.SETTLED.value:
-            by_text[(row.batch, row.job, row.spec_sha)] += 1
+    """Jobs finished twice with no change of text between; an earlier text that is asked for again is none."""
+    runs: dict[tuple[str, str], tuple[str, int]] = {}
+    most: dict[tuple[str, str], int] = defaultdict(int)
+    for row in sorted(attempts, key=lambda row: (row.batch, row.job, row.number)):
+        key = (row.batch, row.job)
+        text, count = runs.get(key, (row.spec_sha, 0))
+        count = (count if text == row.spec_sha else 0) + (row.state == AttemptState.SETTLED.value)
+        runs[key] = (row.spec_sha, count)
+        most[key] = max(most[key], count)
     return [
         Finding(kind="duplicate", subject=f"{batch}/{job}", message=f"{count} attempts were settled as finished clips")
-        for (batch, job, _), count in by_text.items()
+        for (batch, job), count in most.items()
         if count > 1
     ]
 
