@@ -65,7 +65,7 @@ async def generate_batch(
         base_dir: Folder that the batch's image and workflow paths start from; the batch file's own when empty.
         out_dir: Folder for the finished clips; the configured one when empty.
         deadline_s: Finish within so many seconds of the start; overrides the batch's own.
-        budget_usd: Hard limit for the whole batch in US dollars; overrides the batch's own.
+        budget_usd: Hard limit for the whole batch in US dollars. The smaller of this and the batch's own holds.
     """
     logger = get_run_logger()
     used = await load_secret_blocks()
@@ -73,8 +73,7 @@ async def generate_batch(
         logger.info("keys from Secret blocks: %s", ", ".join(used))
     try:
         wanted, folder = _request(batch, batch_file, base_dir)
-        update = {"deadline_s": deadline_s, "budget_usd": budget_usd}
-        wanted = wanted.model_copy(update={key: value for key, value in update.items() if value is not None})
+        wanted = wanted.with_goal(deadline_s, budget_usd)
         report, stopped = await _make(wanted, folder, Path(out_dir) if out_dir else None)
     except HybridVideoError as error:
         text = redact(str(error))

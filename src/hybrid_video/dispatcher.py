@@ -27,6 +27,9 @@ from hybrid_video.models import Quote
 from hybrid_video.planner import Resource
 
 
+SLACK = 0.5
+
+
 @dataclass
 class LaneState:
     """A lane as it stands: `free_s` is when it could start another job; `outstanding` what it holds already."""
@@ -160,7 +163,7 @@ def horizon(goal: Goal, pending: Sequence[PendingGroup], lanes: Sequence[LaneSta
     """Seconds from now to plan for: the goal's, or the nearest feasible one.
 
     A deadline is planned with half a service time in hand; a budget gives the shortest time it can pay for. With both,
-    the budget holds and the deadline is met as nearly as it allows.
+    the budget holds and the deadline is met as nearly as it allows. Without a deadline half a service time is added.
     """
     backends = [backend for backend in _backends(pending, lanes) if backend.lanes]
     jobs = sum(len(group.jobs) for group in pending)
@@ -178,6 +181,10 @@ def horizon(goal: Goal, pending: Sequence[PendingGroup], lanes: Sequence[LaneSta
         wanted = guarded if wanted is math.inf else max(guarded, wanted)
     if goal.deadline_s is None and goal.budget_usd is None:
         wanted = planner.balanced(resources, jobs, goal.value_of_time_usd_per_h).duration_s
+    if goal.deadline_s is None:
+        # Nobody asked for this very second: without some slack, a lane that runs a little late would send the last
+        # jobs to the dearest backend to save it.
+        wanted += SLACK * min(backend.service_s for backend in backends)
     return max(wanted, shortest)
 
 

@@ -253,6 +253,14 @@ class Batch(Model):
         return self
 
 
+    def with_goal(self, deadline_s: float | None, budget_usd: Decimal | None) -> Batch:
+        """The batch with another deadline and a further budget: a deadline replaces, the smaller budget holds."""
+        update: dict[str, Any] = {} if deadline_s is None else {"deadline_s": deadline_s}
+        if budget_usd is not None:
+            update["budget_usd"] = budget_usd if self.budget_usd is None else min(budget_usd, self.budget_usd)
+        return self.model_copy(update=update) if update else self
+
+
 class Capabilities(Model):
     """What a backend, with its present model, can make. Checked before it is chosen, never after."""
 

@@ -139,10 +139,10 @@ def test_a_deadline_is_planned_with_half_a_service_time_in_hand() -> None:
 
 
 def test_a_budget_gives_the_shortest_time_it_can_pay_for() -> None:
-    """$0.46 buys 180 s; nothing buys less than the 340 s that cost nothing."""
+    """$0.46 buys 180 s and nothing buys 340 s; half the shortest service time (2.5 s) is added to both."""
     groups, lanes = dispatcher.grouped(HUNDRED), free_lanes(**SEED_LANES)
-    assert dispatcher.horizon(Goal(budget_usd=Decimal("0.46")), groups, lanes) == 180
-    assert dispatcher.horizon(Goal(budget_usd=Decimal(0)), groups, lanes) == 340
+    assert dispatcher.horizon(Goal(budget_usd=Decimal("0.46")), groups, lanes) == 182.5
+    assert dispatcher.horizon(Goal(budget_usd=Decimal(0)), groups, lanes) == 342.5
 
 
 def test_a_budget_holds_even_where_the_deadline_asks_for_more() -> None:
@@ -158,10 +158,10 @@ def test_an_impossible_deadline_becomes_the_shortest_possible_time() -> None:
 
 
 def test_without_a_goal_the_value_of_time_decides() -> None:
-    """Neither deadline nor budget: the kink of the frontier."""
+    """Neither deadline nor budget: the kink of the frontier, and half the shortest service time (2.5 s)."""
     groups, lanes = dispatcher.grouped(HUNDRED), free_lanes(**SEED_LANES)
-    assert dispatcher.horizon(Goal(), groups, lanes) == 190
-    assert dispatcher.horizon(Goal(value_of_time_usd_per_h=0), groups, lanes) == 340
+    assert dispatcher.horizon(Goal(), groups, lanes) == 192.5
+    assert dispatcher.horizon(Goal(value_of_time_usd_per_h=0), groups, lanes) == 342.5
 
 
 def test_nothing_to_do_or_nowhere_to_do_it_is_no_assignment() -> None:

@@ -81,7 +81,7 @@ def demo(
     options = FarmOptions(time_scale=TIME_SCALE, faults=faults, cold_start_s=8.0)
     with running_farm(options) as farm:
         console.print("starting the simulated backends and a Prefect server (takes some 15 s the first time) …")
-        with PrefectServer(folder / "prefect") as server:
+        with PrefectServer(folder / "prefect", lean=True) as server:
             console.print(f"[bold]Prefect UI: {server.ui_url}[/]")
             environment = {
                 **farm.environment(),
@@ -155,7 +155,7 @@ def _demo_environment(folder: Path) -> dict[str, str]:
         "HYBRID_VIDEO_GEMINI_POLL_INTERVAL_S": "0.3",
         "HYBRID_VIDEO_GEMINI_RESOLUTION": "360p",
         "HYBRID_VIDEO_RETRY_BASE_S": "0.5",
-        "HYBRID_VIDEO_VALUE_OF_TIME_USD_PER_H": "20",
+        "HYBRID_VIDEO_VALUE_OF_TIME_USD_PER_H": "60",
         "HYBRID_VIDEO_MIN_FREE_DISK_MB": "100",
     }
 

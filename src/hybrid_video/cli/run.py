@@ -78,13 +78,10 @@ def with_goal(batch: Batch, deadline: str | None, budget: str | None) -> Batch:
     Raises:
         InputError: a value is out of range.
     """
-    update: dict[str, object] = {}
-    if deadline is not None:
-        update["deadline_s"] = parse_seconds("--deadline", deadline)
-    if budget is not None:
-        amount = parse_usd("--budget", budget)
-        update["budget_usd"] = amount if batch.budget_usd is None else min(amount, batch.budget_usd)
-    return batch.model_copy(update=update) if update else batch
+    return batch.with_goal(
+        None if deadline is None else parse_seconds("--deadline", deadline),
+        None if budget is None else parse_usd("--budget", budget),
+    )
 
 
 def parse_seconds(name: str, text: str) -> float:

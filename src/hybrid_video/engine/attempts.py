@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 import shutil
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -44,8 +43,11 @@ from hybrid_video.models import (
 log = logging.getLogger("hybrid_video.engine")
 
 CANCEL_TIMEOUT_S = 15.0
+COLLECT_TIMEOUT_S = 60.0
+"""How long a cancelled run still waits for the download of a finished clip; after it the next run collects it."""
 STAGING = ".staging"
 """Folder within the clips' folder where downloads wait for their check."""
+STAGING_TRIES = 20
 UNLIMITED = Caps()
 METER_S = 1.0
 FULL = Decimal("0.8")
@@ -93,7 +95,10 @@ class AttemptDriver:
         self._begun: set[str] = set()
 
     async def generate(self, ticket: Ticket) -> Outcome:
-        """Gets the clip of one attempt.
+        """Gets the clip of one attempt. A cancellation stops the remote work, but never throws a finished clip away.
+
+        Returns:
+            The clip, even after a cancellation where it was finished already: it is paid for.
 
         Raises:
             BackendError: the attempt failed; SubmitUncertain when nobody can say whether it was accepted.
@@ -104,11 +109,12 @@ class AttemptDriver:
         handle = ticket.handle or await self._submit(backend, ticket)
         ticket = replace(ticket, handle=handle)
         try:
-            return await self.follow(ticket)
+            status = await self._watch_and_pay(backend, ticket, handle)
         except asyncio.CancelledError:
-            with contextlib.suppress(Exception):
-                await asyncio.shield(self.stop(ticket))
-            raise
+            if await self._stopped(ticket):
+                raise
+            return await self.follow(ticket)
+        return await self._collected(backend, ticket, status)
 
     async def follow(self, ticket: Ticket) -> Outcome:
         """Gets the clip of an accepted attempt. A cancellation leaves the remote work running.
@@ -120,7 +126,27 @@ class AttemptDriver:
         if ticket.handle is None:
             raise ValueError(f"attempt {ticket.order.attempt_id!r} has no receipt to follow")
         status = await self._watch_and_pay(backend, ticket, ticket.handle)
-        clip = await self._collect(backend, ticket, ticket.handle, status)
+        return await self._collected(backend, ticket, status)
+
+    async def _stopped(self, ticket: Ticket) -> bool:
+        """Stops the remote work after a cancellation; False if it was finished already, so that its clip is there."""
+        with contextlib.suppress(Exception):
+            return await asyncio.shield(self.stop(ticket)) != "finished"
+        return True
+
+    async def _collected(self, backend: Backend, ticket: Ticket, status: JobStatus) -> Outcome:
+        """Brings the clip in; a cancellation waits for it, within bounds."""
+        if ticket.handle is None:
+            raise ValueError(f"attempt {ticket.order.attempt_id!r} has no receipt to collect by")
+        collecting = asyncio.ensure_future(self._collect(backend, ticket, ticket.handle, status))
+        try:
+            clip = await asyncio.shield(collecting)
+        except asyncio.CancelledError:
+            try:
+                async with asyncio.timeout(COLLECT_TIMEOUT_S):
+                    clip = await collecting
+            except TimeoutError:
+                raise asyncio.CancelledError from None
         return Outcome(ticket=ticket, clip=clip, status=status)
 
     async def record(self, outcome: Outcome, *, job_state: JobState) -> CostEntry | None:
@@ -297,8 +323,15 @@ class AttemptDriver:
         return clip
 
     def _staging_folder(self, attempt_id: str) -> Path:
-        self._staging.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=f"{attempt_id[:8]}-", dir=self._staging))
+        """An empty folder of the attempt; what an interrupted download left there is thrown away."""
+        folder = self._staging / attempt_id
+        shutil.rmtree(folder, ignore_errors=True)
+        for _ in range(STAGING_TRIES):
+            with contextlib.suppress(FileExistsError, FileNotFoundError):  # another attempt removes the empty parent
+                folder.mkdir(parents=True, exist_ok=True)
+                return folder
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
 
     def _check_and_store(self, backend: Backend, ticket: Ticket, source: Path, status: JobStatus) -> Clip:
         order = ticket.order

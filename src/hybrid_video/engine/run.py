@@ -38,7 +38,7 @@ log = logging.getLogger("hybrid_video.engine")
 
 TICK_S = 0.5
 RENEW_S = 10.0
-REPLAN_S = 2.0
+REPLAN_S = 0.25
 PROGRESS_S = 0.5
 LIMIT_PAUSE_S = 2.0
 TIGHT = Decimal("1.2")
@@ -425,7 +425,7 @@ class BatchRun:
             JobState.UNCERTAIN: "uncertain",
             JobState.CANCELLED: "cancelled",
         }
-        self._tell(kinds.get(next_state, "failed"), f"{failure} {rule.advice}", order=order)
+        self._tell(kinds.get(next_state, "failed"), str(failure), order=order)
 
     def _next_state(self, progress: _Progress, failure: BackendError, backend: str) -> JobState:
         """What becomes of the job after a failed attempt; also notes exclusions and the back-off."""
@@ -517,7 +517,7 @@ class BatchRun:
         if now - self._asked_at_s < CANCEL_LOOK_S:
             return
         self._asked_at_s = now
-        waiting = 0
+        waiting: list[str] = []
         for job in self._ledger.cancel_requests(self._batch.name) - self._stopping:
             progress = self._jobs.get(job)
             if progress is None or progress.elsewhere or progress.state not in (JobState.PENDING, JobState.ACTIVE):
@@ -527,10 +527,11 @@ class BatchRun:
             for task in running:
                 task.cancel()
             if not running:
-                waiting += 1
+                waiting.append(job)
                 progress.state = JobState.CANCELLED
         if waiting:
-            self._notice(f"{waiting} waiting jobs were cancelled on request")
+            self._ledger.request_cancel(self._batch.name, waiting)
+            self._notice(f"{len(waiting)} waiting jobs were cancelled on request")
 
     async def _after_stop(self, progress: _Progress) -> None:
         """What a stopped job is now: cancelled, uncertain, or over already: then its clip is paid for."""
