@@ -113,7 +113,11 @@ class AttemptDriver:
         except asyncio.CancelledError:
             if await self._stopped(ticket):
                 raise
-            return await self.follow(ticket)
+            try:
+                async with asyncio.timeout(COLLECT_TIMEOUT_S):
+                    return await self.follow(ticket)
+            except TimeoutError:
+                raise asyncio.CancelledError from None
         return await self._collected(backend, ticket, status)
 
     async def follow(self, ticket: Ticket) -> Outcome:
