@@ -30,7 +30,7 @@ from hybrid_video.errors import BackendError, FailureKind, HybridVideoError, Lim
 from hybrid_video.failures import policy
 from hybrid_video.history import History
 from hybrid_video.ledger import CANCELLED_MESSAGE, Caps, JobCancelledError, JobTakenError, Ledger, Owner
-from hybrid_video.models import JobState, JobStatus, Quote, Refusal, Tier, WorkOrder
+from hybrid_video.models import Attempt, JobState, JobStatus, Quote, Refusal, Tier, WorkOrder
 from hybrid_video.redaction import redact
 from hybrid_video.settings import Settings
 
@@ -469,27 +469,33 @@ class BatchRun:
                 self._jobs[row.job] = _Progress(self._shots[row.job], row.state, row.attempts)
 
     async def _resume(self, only: str | None = None) -> None:
-        """Takes up what was left open, of all jobs or one; what another live process drives is left to it."""
-        for attempt in await asyncio.to_thread(self._ledger.open_attempts, self._batch.name):
-            progress = self._jobs.get(attempt.job)
-            if progress is None or attempt.attempt_id in self._busy or only not in (None, attempt.job):
-                continue
-            if not await asyncio.to_thread(self._ledger.claim, self._batch.name, attempt.job, self._owner):
-                progress.elsewhere = True
-                continue
-            progress.state, progress.made = JobState.ACTIVE, 1
-            found = await find_again(attempt, progress.shot, self._fleet, self._ledger)
-            order = found.ticket.order
-            if found.finished_already or found.failure is not None:
-                await self._finish(progress, found)
-                continue
-            self._tell("notice", "taken up again after an interruption", order=order)
-            self._busy[order.attempt_id] = _Busy(order, time.monotonic())
-            ticket = replace(found.ticket, caps=self._caps(progress, attempt.tier))
-            self._spawn(self._drive(progress, ticket), attempt.job)
+        """Takes up what was left open, of all jobs or one, all at once: a look-up may take seconds."""
+        left = [
+            attempt
+            for attempt in await asyncio.to_thread(self._ledger.open_attempts, self._batch.name)
+            if attempt.job in self._jobs and attempt.attempt_id not in self._busy and only in (None, attempt.job)
+        ]
+        await asyncio.gather(*(self._take_up(attempt) for attempt in left))
         for progress in self._jobs.values():
             if progress.state is JobState.ACTIVE and not progress.elsewhere and not self._is_driven(progress):
                 progress.state = JobState.PENDING
+
+    async def _take_up(self, attempt: Attempt) -> None:
+        """One open attempt; what another live process drives is left to it."""
+        progress = self._jobs[attempt.job]
+        if not await asyncio.to_thread(self._ledger.claim, self._batch.name, attempt.job, self._owner):
+            progress.elsewhere = True
+            return
+        progress.state, progress.made = JobState.ACTIVE, 1
+        found = await find_again(attempt, progress.shot, self._fleet, self._ledger)
+        order = found.ticket.order
+        if found.finished_already or found.failure is not None:
+            await self._finish(progress, found)
+            return
+        self._tell("notice", "taken up again after an interruption", order=order)
+        self._busy[order.attempt_id] = _Busy(order, time.monotonic())
+        ticket = replace(found.ticket, caps=self._caps(progress, attempt.tier))
+        self._spawn(self._drive(progress, ticket), attempt.job)
 
     def _is_driven(self, progress: _Progress) -> bool:
         return progress.shot.job.id in self._tasks.values()
