@@ -24,12 +24,14 @@ from hybrid_video.errors import (
     BackendError,
     FailureKind,
     HybridVideoError,
+    LedgerError,
     LimitError,
     SubmitUncertain,
     TerminalError,
     TransientError,
 )
 from hybrid_video.ledger import Caps, Ledger
+from hybrid_video.ledger.states import MOVES
 from hybrid_video.models import (
     AttemptState,
     Clip,
@@ -43,6 +45,9 @@ from hybrid_video.models import (
 log = logging.getLogger("hybrid_video.engine")
 
 CANCEL_TIMEOUT_S = 15.0
+RECEIPT_PATIENCE_S = 600.0
+RECEIPT_PAUSE_S = 0.2
+LONGEST_RECEIPT_PAUSE_S = 10.0
 COLLECT_TIMEOUT_S = 60.0
 """How long a cancelled run still waits for the download of a finished clip; after it the next run collects it."""
 STAGING = ".staging"
@@ -240,7 +245,7 @@ class AttemptDriver:
 
         async def send_and_store() -> JobHandle:
             handle = await backend.submit(order)
-            await asyncio.to_thread(self._ledger.mark_submitted, handle)
+            await self._store_receipt(order, handle)
             return handle
 
         sending = asyncio.ensure_future(send_and_store())
@@ -250,6 +255,32 @@ class AttemptDriver:
             with contextlib.suppress(Exception):
                 await asyncio.shield(self._stop_sending(sending, ticket))
             raise
+
+    async def _store_receipt(self, order: WorkOrder, handle: JobHandle) -> None:
+        """Stores the receipt, again and again while the ledger is locked or its disk full: it is worth a paid clip."""
+        until, pause_s = time.monotonic() + RECEIPT_PATIENCE_S, RECEIPT_PAUSE_S
+        while True:
+            try:
+                await asyncio.to_thread(self._ledger.mark_submitted, handle)
+                return
+            except LedgerError as error:
+                if time.monotonic() > until or not await self._awaits_receipt(order.attempt_id):
+                    raise LedgerError(
+                        f"{handle.backend} accepted {order.label} as {handle.remote_id!r}, but that could not be "
+                        f"stored: {error}; keep that id: `hybrid-video ledger resolve {order.attempt_id}` asks what "
+                        "became of it"
+                    ) from error
+                log.warning("the receipt %s of %s is not stored yet: %s", handle.remote_id, order.label, error)
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, LONGEST_RECEIPT_PAUSE_S)
+
+    async def _awaits_receipt(self, attempt_id: str) -> bool:
+        """Whether storing a receipt may yet succeed; what cannot be read now may be written later."""
+        try:
+            attempt = await asyncio.to_thread(self._ledger.attempt, attempt_id)
+        except LedgerError:
+            return True
+        return AttemptState.SUBMITTED in MOVES[attempt.state]
 
     async def _stop_sending(self, sending: asyncio.Future[JobHandle], ticket: Ticket) -> None:
         """After a cancellation in mid-submit: the accepted job is stopped, a refused one gives its reservation back."""
