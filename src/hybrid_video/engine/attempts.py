@@ -98,6 +98,12 @@ class AttemptDriver:
         self._on_progress = on_progress
         self._staging = out_dir / STAGING
         self._begun: set[str] = set()
+        self._detached = False
+
+    def detach(self) -> None:
+        """From now on a cancellation leaves remote work running: when a run ends by an error (a full disk, a defect),
+        what is paid for is not thrown away, and the next run collects it."""
+        self._detached = True
 
     async def generate(self, ticket: Ticket) -> Outcome:
         """Gets the clip of one attempt. A cancellation stops the remote work, but never throws a finished clip away.
@@ -116,7 +122,7 @@ class AttemptDriver:
         try:
             status = await self._watch_and_pay(backend, ticket, handle)
         except asyncio.CancelledError:
-            if await self._stopped(ticket):
+            if self._detached or await self._stopped(ticket):
                 raise
             try:
                 async with asyncio.timeout(COLLECT_TIMEOUT_S):
@@ -289,7 +295,8 @@ class AttemptDriver:
         except BackendError as error:
             await self.record(Outcome(ticket, failure=error), job_state=JobState.CANCELLED)
         else:
-            await self.stop(replace(ticket, handle=handle))
+            if not self._detached:
+                await self.stop(replace(ticket, handle=handle))
 
     async def _watch_and_pay(self, backend: Backend, ticket: Ticket, handle: JobHandle) -> JobStatus:
         """Waits for the job, and keeps its reservation ahead of what it has cost so far."""

@@ -127,6 +127,9 @@ class BatchRun:
         except asyncio.CancelledError:
             await self._stop_everything()
             raise
+        except Exception:
+            self._driver.detach()
+            raise
         finally:
             for keeper in keepers:
                 keeper.cancel()
@@ -207,7 +210,7 @@ class BatchRun:
 
     def _horizon(self, pending: list[PendingGroup], lanes: list[LaneState], now: float) -> float:
         """Seconds from now that the batch should still take; planned anew every few seconds."""
-        if now - self._replanned_s >= REPLAN_S:
+        if now - self._replanned_s >= REPLAN_S or now >= self._horizon_at_s:
             self._replanned_s = now
             deadline = None if self._batch.deadline_s is None else self._batch.deadline_s - (now - self._began_s)
             budget = None if self._batch.budget_usd is None else self._headroom()
@@ -408,12 +411,12 @@ class BatchRun:
         breaker = self._fleet.breaker(order.quote.backend, order.quote.model)
         if failure is None:
             breaker.succeeded()
-            await self._steps.record(self._driver, outcome, JobState.DONE)
+            await _to_its_end(self._steps.record(self._driver, outcome, JobState.DONE))
             progress.state = JobState.DONE
             self._tell("done", outcome.clip.path if outcome.clip else "", order=order)
             return
         next_state = self._next_state(progress, failure, order.quote.backend)
-        await self._steps.record(self._driver, outcome, next_state)
+        await _to_its_end(self._steps.record(self._driver, outcome, next_state))
         rule = policy(failure.kind)
         if rule.fault == "backend" or rule.fatal_for_backend:
             breaker.failed(time.monotonic(), fatal=rule.fatal_for_backend)
@@ -624,7 +627,14 @@ def _fitted(quote: Quote, headroom_usd: Decimal) -> Quote | None:
     return quote.model_copy(update={"reserve_usd": headroom_usd.quantize(NANO, rounding=ROUND_DOWN)})
 
 
-async def _to_its_end(work: Awaitable[None]) -> None:
+def _with_advice(message: str, advice: str) -> str:
+    """The message, and the general advice for its kind unless it says the same already."""
+    if advice.rstrip(".").casefold() in message.casefold():
+        return message
+    return f"{message.rstrip('.')}. {advice}"
+
+
+async def _to_its_end(work: Awaitable[object]) -> None:
     """Waits for work that must not be cut off in the middle; a cancellation is passed on after it."""
     task = asyncio.ensure_future(work)
     try:
