@@ -99,7 +99,10 @@ def _ledger(ledger: Ledger) -> Finding:
         remedy = "run `hybrid-video ledger verify` to see them"
         return Finding(subject="ledger", level="error", detail=f"{detail}; it contradicts itself", remedy=remedy)
     if report.uncertain:
-        remedy = "run the batches again: they are looked up, never sent twice"
+        remedy = (
+            "run `hybrid-video reconcile`: they are looked up, never sent twice. What nobody can look up is settled by "
+            "`hybrid-video ledger resolve ATTEMPT_ID --as never-accepted|charged|free`; `ledger verify` lists the ids"
+        )
         detail = f"{detail}; {report.uncertain} attempts have an unknown outcome"
         return Finding(subject="ledger", level="warning", detail=detail, remedy=remedy)
     return Finding(subject="ledger", level="ok", detail=detail)

@@ -33,7 +33,10 @@ def cancel(
     ] = WAIT_S,
     json_output: JsonOption = False,
 ) -> int:
-    """Stop jobs, remotely too, and settle what they cost. Running the batch again makes them. Exit 1: some may run on."""
+    """Stop jobs, remotely too, and settle what they cost. Exit 1: some may run on.
+
+    Running the batch again makes them.
+    """
     if (batch is None) != everything or (everything and job):
         raise InputError("name a batch, with --job for some of its jobs only, or give --all for everything")
     if wait < 0:

@@ -75,7 +75,7 @@ def _show(report: ReconcileReport) -> None:
     for bill in report.bills:
         _say(
             f"RunPod's bill of {bill.day}: ${money(bill.billed_usd)}, the ledger has ${money(bill.ledger_usd)}: "
-            f"${money(bill.difference_usd)} for start-up, idle time, or what the ledger does not know; nothing is booked"
+            f"${money(bill.difference_usd)} for start-up, idle time or what the ledger does not know; not booked"
         )
     for notice in report.notices:
         _say(notice)

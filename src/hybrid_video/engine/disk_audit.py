@@ -50,14 +50,18 @@ def audit(ledger: Ledger, batches: Mapping[str, BatchRow]) -> DiskAudit:
     checked, findings = 0, []
     for name, row in batches.items():
         settled = [a for a in ledger.attempts(name, states=[AttemptState.SETTLED]) if a.clip is not None]
-        done = {job.job for job in ledger.job_rows(name) if job.state is JobState.DONE}
+        states = {job.job: job.state for job in ledger.job_rows(name)}
+        done = {job for job, state in states.items() if state is JobState.DONE}
+        active = {job for job, state in states.items() if state is JobState.ACTIVE}
         newest = {a.job: a.clip for a in settled if a.clip is not None and a.job in done}
         for job, clip in newest.items():
             checked += 1
             findings += _compared(name, job, clip)
         folders = {row.out_dir / name, *(Path(a.clip.path).parent for a in settled if a.clip is not None)}
         known = _Known.of(settled)
-        findings += [_unknown(name, file) for file in _files(folders) if not known.holds(file)]
+        findings += [
+            _unknown(name, file) for file in _files(folders) if file.stem not in active and not known.holds(file)
+        ]
         _clear_staging(row.out_dir, ledger.open_attempts(name))
     return DiskAudit(checked, tuple(findings))
 

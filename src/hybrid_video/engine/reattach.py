@@ -75,8 +75,6 @@ class Reattach:
         self._attempts[attempt.attempt_id] = attempt
         try:
             found = await find_again(attempt, shot, self.fleet, self.ledger)
-        except BackendError:
-            raise
         except HybridVideoError as error:
             found = Outcome(_bare(attempt, shot), failure=self._unclear(attempt, str(error)))
         return replace(found, ticket=replace(found.ticket, caps=self._caps(batch, attempt)))

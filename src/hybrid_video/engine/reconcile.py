@@ -22,8 +22,8 @@ from hybrid_video.engine.session import opened
 from hybrid_video.errors import HybridVideoError, InputError
 from hybrid_video.ledger import Ledger
 from hybrid_video.ledger.lookups import known_batches, settled_by_day
-from hybrid_video.ledger.resolving import resolve
-from hybrid_video.models import Attempt, AttemptState, JobState, Model, Usd, utc_now
+from hybrid_video.ledger.resolving import advice, resolve
+from hybrid_video.models import Attempt, JobState, Model, Usd, utc_now
 from hybrid_video.redaction import redact
 from hybrid_video.settings import Settings
 
@@ -182,12 +182,14 @@ async def _reconcile(hands: Reattach, attempt: Attempt, settings: Settings) -> A
             hands.tell(attempt, f"collected, ${money(paid)}")
             return _line(attempt, "collected", outcome.clip.path if outcome.clip else "", paid)
         kind: Outcome = "released" if outcome.ticket.handle is None else "failed"
-        advice = {
+        remedy = {
             JobState.PENDING: "run the batch again to make it",
             JobState.CANCELLED: "its job is cancelled",
         }.get(job_state, "run the batch again to try once more")
         hands.tell(attempt, f"{kind}: {outcome.failure}")
-        return _line(attempt, kind, f"{outcome.failure}; {advice}", paid)
+        return _line(attempt, kind, f"{outcome.failure}; {remedy}", paid)
+    except HybridVideoError as error:  # the ledger or the disk; the attempt stays as it is
+        return _line(attempt, "uncertain", f"{error}; run `hybrid-video reconcile` again")
     finally:
         await asyncio.shield(hands.release(attempt))
 
@@ -205,15 +207,7 @@ def _still_uncertain(hands: Reattach, attempt: Attempt, settings: Settings) -> A
         hands.tell(now, f"still uncertain; ${money(now.reserved_usd)} booked as charged")
         return _line(now, "charged", f"nobody could say what became of it; booked by {by}", now.reserved_usd)
     hands.tell(now, "still uncertain")
-    return _line(now, "uncertain", f"{now.error_message}; {advice_on(now)}")
-
-
-def advice_on(attempt: Attempt) -> str:
-    """The command to type for an uncertain attempt."""
-    return (
-        f"look at {attempt.backend}'s own records of {attempt.created_at:%Y-%m-%d %H:%M} UTC, then "
-        f"`hybrid-video ledger resolve {attempt.attempt_id} --as never-accepted` (or charged, or free)"
-    )
+    return _line(now, "uncertain", f"{now.error_message}; {advice(now)}")
 
 
 def _line(attempt: Attempt, outcome: Outcome, message: str, cost_usd: Decimal = Decimal(0)) -> AttemptLine:

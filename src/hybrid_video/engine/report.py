@@ -7,7 +7,8 @@ from decimal import Decimal
 from itertools import pairwise
 from typing import Any
 
-from hybrid_video.ledger import Ledger
+from hybrid_video.ledger import JobRow, Ledger
+from hybrid_video.ledger.resolving import advice
 from hybrid_video.models import Attempt, AttemptState, JobState, Model, Tier, Usd
 
 NO_MESSAGE = {
@@ -136,7 +137,7 @@ def build_report(
             )
         else:
             kind = row.error_kind or row.state.value
-            errors.append(ErrorLine(job=row.job, kind=kind, message=row.error_message or NO_MESSAGE[row.state]))
+            errors.append(ErrorLine(job=row.job, kind=kind, message=_message(row, attempts)))
     return BatchReport(
         batch=batch,
         jobs=len(rows),
@@ -152,3 +153,10 @@ def build_report(
         simulated=simulated,
         notices=notices,
     )
+
+
+def _message(row: JobRow, attempts: list[Attempt]) -> str:
+    """Why a job did not become a clip; for an uncertain one, with the command that settles it."""
+    message = row.error_message or NO_MESSAGE[row.state]
+    unknown = [attempt for attempt in attempts if attempt.state is AttemptState.UNCERTAIN]
+    return f"{message}; {advice(unknown[-1])}" if unknown and row.state is JobState.UNCERTAIN else message

@@ -14,6 +14,15 @@ Word = Literal["never-accepted", "charged", "free"]
 """never-accepted: the vendor has no trace of it; charged: it is on the bill; free: accepted, and costs nothing."""
 
 
+def advice(attempt: Attempt) -> str:
+    """What a person can do about an uncertain attempt, with the command to type."""
+    return (
+        f"`hybrid-video reconcile` looks again; or look at {attempt.backend}'s own records of "
+        f"{attempt.created_at:%Y-%m-%d %H:%M} UTC and say `hybrid-video ledger resolve {attempt.attempt_id} "
+        "--as never-accepted` (or charged, or free)"
+    )
+
+
 def resolve(
     ledger: Ledger,
     owner: Owner,
