@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.measure import percentile, show
 from hybrid_video import planner
-from hybrid_video.dispatcher import LaneState, PendingJob, assign
+from hybrid_video.dispatcher import LaneState, PendingJob, assign, grouped
 from hybrid_video.engine.selection import SelectionRequest, Shot, decide
 from hybrid_video.estimates import tier_quote
 from hybrid_video.ledger import Caps, Ledger, Owner
@@ -130,7 +130,7 @@ def planning() -> None:
         planned = time.perf_counter() - began
         pending = [PendingJob(str(number), options) for number in range(count)]
         began = time.perf_counter()
-        assign(pending, lanes, 1.9 * count)
+        assign(grouped(pending), lanes, 1.9 * count)
         show(
             "planning",
             jobs=count,
