@@ -513,8 +513,8 @@ class BatchRun:
             row = rows[progress.shot.job.id]
             if row.state not in (JobState.ACTIVE, JobState.PENDING):
                 progress.elsewhere, progress.state = False, row.state
-            elif row.owner is None or self._owner.is_dead(row.owner):
-                progress.elsewhere, progress.state = False, JobState.ACTIVE
+            elif row.owner in (None, self._owner.id) or self._owner.is_dead(row.owner):
+                progress.elsewhere, progress.state, progress.attempts = False, JobState.ACTIVE, row.attempts
                 self._spawn(self._resume(), "")
                 return
 

@@ -49,7 +49,7 @@ CANCELLED_MESSAGE = "cancelled on request; run the batch again to make it"
 
 
 class JobTakenError(LedgerError):
-    """Another live process drives the job."""
+    """Another live process drives the job, or one has moved it on since it was read."""
 
 
 class JobCancelledError(LedgerError):
@@ -202,7 +202,7 @@ class Ledger:
 
         Raises:
             LimitError: a cap would be crossed; names the cap and the amounts.
-            JobTakenError: another process drives the job.
+            JobTakenError: another process drives the job, or has made an attempt or finished it since it was read.
             JobCancelledError: it is marked to be cancelled.
             LedgerError: an attempt of it is still open.
         """
@@ -483,6 +483,10 @@ class Ledger:
             raise JobTakenError(f"job {order.label!r} is driven by another process")
         if row.cancel_requested_at is not None:
             raise JobCancelledError(f"job {order.label!r} is marked to be cancelled; run the batch again to make it")
+        if JobState(row.state) not in (JobState.PENDING, JobState.ACTIVE) or row.attempts != order.number - 1:
+            raise JobTakenError(
+                f"job {order.label!r} was moved on by another process: it is {row.state!r} after {row.attempts} attempts"
+            )
         still_open = {"of_batch": order.batch, "of_job": order.job.id}
         if connection.execute(statements.OPEN_ATTEMPTS, still_open).scalar_one():
             raise LedgerError(f"job {order.label!r} has an attempt whose outcome is still open; it is not sent twice")
