@@ -483,9 +483,9 @@ class Ledger:
             raise JobTakenError(f"job {order.label!r} is driven by another process")
         if row.cancel_requested_at is not None:
             raise JobCancelledError(f"job {order.label!r} is marked to be cancelled; run the batch again to make it")
-        if JobState(row.state) not in (JobState.PENDING, JobState.ACTIVE) or row.attempts != order.number - 1:
+        if row.attempts != order.number - 1:  # whoever read it earlier may hold a finished job for a waiting one
             raise JobTakenError(
-                f"job {order.label!r} was moved on by another process: it is {row.state!r} after {row.attempts} attempts"
+                f"job {order.label!r} was moved on by another process: it is {row.state!r} after attempt {row.attempts}"
             )
         still_open = {"of_batch": order.batch, "of_job": order.job.id}
         if connection.execute(statements.OPEN_ATTEMPTS, still_open).scalar_one():
