@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import importlib
 import json
 import os
 import signal
@@ -21,20 +22,21 @@ from typing import Any, NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+MID_TRANSACTION = "money.move"
 LEDGER_POINTS = (
-    "register",
-    "reserve",
-    "mark_submitted",
-    "mark_running",
-    "mark_collected",
-    "settle",
-    "_move_money",
-    "mark_uncertain",
-    "mark_recorded",
-    "release",
-    "finish_batch",
+    "store.Ledger.register",
+    "store.Ledger.reserve",
+    "store.Ledger.mark_submitted",
+    "store.Ledger.mark_running",
+    "store.Ledger.mark_collected",
+    "store.Ledger.settle",
+    MID_TRANSACTION,
+    "store.Ledger.mark_uncertain",
+    "store.Ledger.mark_recorded",
+    "store.Ledger.release",
+    "store.Ledger.finish_batch",
 )
-"""Methods of the ledger at which a child can be told to kill itself, before or after their n-th call."""
+"""Functions of `hybrid_video.ledger` at which a child can be told to kill itself, before or after their n-th call."""
 
 
 def main() -> None:
@@ -84,10 +86,12 @@ def _become_run(request: dict[str, Any]) -> NoReturn:
 
 
 def _arm(point: str, when: str, nth: int) -> None:
-    """Makes the n-th call of a ledger method the last thing this process does."""
-    from hybrid_video.ledger import Ledger  # noqa: PLC0415
-
-    original, calls = getattr(Ledger, point), 0
+    """Makes the n-th call of a function of the ledger the last thing this process does."""
+    module, *owners, name = point.split(".")
+    holder: Any = importlib.import_module(f"hybrid_video.ledger.{module}")
+    for owner in owners:
+        holder = getattr(holder, owner)
+    original, calls = getattr(holder, name), 0
 
     def deadly(*arguments: Any, **options: Any) -> Any:
         nonlocal calls
@@ -100,7 +104,7 @@ def _arm(point: str, when: str, nth: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return result
 
-    setattr(Ledger, point, deadly)
+    setattr(holder, name, deadly)
 
 
 async def _run(request: dict[str, Any]) -> tuple[int, dict[str, Any]]:

@@ -7,15 +7,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.chaos_child import LEDGER_POINTS
+from benchmarks.chaos_child import LEDGER_POINTS, MID_TRANSACTION
 from benchmarks.chaos_farm import SMALL, Listener, Vendors
 from hybrid_video.emulators.faults import FaultRule
 from hybrid_video.models import Batch, Preferences, Tier, VideoJob
 
 USUAL_RUN_S = 1.0
 """Most of a run, start included, on a quiet machine."""
-ONCE = ("register", "release", "finish_batch", "mark_uncertain", "mark_recorded")
-"""Ledger methods of which a run seldom makes a second call."""
+ONCE = tuple(
+    f"store.Ledger.{name}" for name in ("register", "release", "finish_batch", "mark_uncertain", "mark_recorded")
+)
+"""Functions of the ledger of which a run seldom makes a second call."""
 KINDS = ("random", "wire", "ledger")
 WIRE_CALLS = (
     ("comfyui", "submit"),
@@ -90,7 +92,7 @@ class KillPlan:
             longest = 0.15 if call[1] == "download" else 0.02
             return cls(kind, delay_s=rng.choice((0.0, rng.uniform(0, longest))), call=call, nth=nth)
         point = rng.choice(LEDGER_POINTS)
-        nth = rng.randint(1, 8) if point == "_move_money" else rng.choice((1, 1, 2, 3))
+        nth = rng.randint(1, 8) if point == MID_TRANSACTION else rng.choice((1, 1, 2, 3))
         nth = 1 if point in ONCE else nth
         return cls(kind, crash={"point": point, "when": rng.choice(("before", "after")), "nth": nth})
 
