@@ -7,12 +7,14 @@ import asyncio
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -26,7 +28,7 @@ from hybrid_video.cli.output import guarded
 from hybrid_video.emulators.farm import Farm, FarmOptions
 from hybrid_video.ledger import Ledger
 from hybrid_video.ledger.verify import VerifyReport, verify
-from hybrid_video.models import Attempt, Tier
+from hybrid_video.models import Attempt, AttemptState, Tier
 
 T = TypeVar("T")
 
@@ -181,15 +183,21 @@ class Project:
         """`run` as a process of its own."""
         return self.start("run", file, "--out", self.out, "--json", *options)
 
-    def attempts(self, batch: str | None = None) -> list[Attempt]:
+    def attempts(self) -> list[Attempt]:
         """What the ledger knows; nothing if no ledger was made."""
         if not (self.home / "ledger.sqlite3").exists():
             return []
         ledger = Ledger.open(self.home / "ledger.sqlite3")
         try:
-            return ledger.attempts(batch)
+            return ledger.attempts()
         finally:
             ledger.close()
+
+    def attempts_in(self, state: AttemptState) -> int:
+        """How many attempts are in a state; reads only, so that it also works beside a stopped process."""
+        with closing(sqlite3.connect(f"file:{self.home / 'ledger.sqlite3'}?mode=ro", uri=True)) as connection:
+            query = "select count(*) from attempts where state = ?"
+            return int(connection.execute(query, (state.value,)).fetchone()[0])
 
     def verify(self) -> VerifyReport:
         """The ledger recomputed."""
