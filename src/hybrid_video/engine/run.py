@@ -70,6 +70,8 @@ class _Busy:
 
     order: WorkOrder
     since_s: float
+    seen: bool = False
+    """The backend has spoken of it. Only then is another job put behind it, so that they arrive in this order."""
 
 
 class BatchRun:
@@ -233,12 +235,13 @@ class BatchRun:
         states = []
         for lane in self._fleet.lanes():
             held = [busy for busy in self._busy.values() if busy.order.lane == lane.id]
+            ahead = lane.ahead if held and all(busy.seen for busy in held) else 0
             free = 0.0
             for busy in held:
                 service = busy.order.quote.service_s
                 left = service - (now - busy.since_s) if busy is held[0] else service
                 free += left if left > 0 else service / 4
-            states.append(LaneState(lane.id, lane.backend, free, len(held), lane.ahead))
+            states.append(LaneState(lane.id, lane.backend, free, len(held), ahead))
         return states
 
     def _unavailable(self, progress: _Progress) -> dict[str, Refusal]:
@@ -496,7 +499,7 @@ class BatchRun:
             await self._finish(progress, found)
             return
         self._tell("notice", "taken up again after an interruption", order=order)
-        self._busy[order.attempt_id] = _Busy(order, time.monotonic())
+        self._busy[order.attempt_id] = _Busy(order, time.monotonic(), seen=True)
         ticket = replace(found.ticket, caps=self._caps(progress, attempt.tier))
         self._spawn(self._drive(progress, ticket), attempt.job)
 
@@ -576,6 +579,10 @@ class BatchRun:
 
     def _on_progress(self, order: WorkOrder, status: JobStatus) -> None:
         now = time.monotonic()
+        busy = self._busy.get(order.attempt_id)
+        if busy is not None and not busy.seen:
+            busy.seen = True
+            self._wake.set()
         if now - self._last_shown.get(order.attempt_id, 0.0) < PROGRESS_S:
             return
         self._last_shown[order.attempt_id] = now
