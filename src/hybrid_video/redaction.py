@@ -16,6 +16,7 @@ _known: set[str] = set()
 
 _PATTERNS = (
     re.compile(r"(?i)(bearer\s+)[A-Za-z0-9._~+/=-]{6,}"),
+    re.compile(r"(?i)(authorization[\"']?\s*[=:]\s*[\"']?basic\s+)[A-Za-z0-9+/=_-]+"),
     re.compile(
         r"(?i)((?:api[_-]?key|key|token|password|secret|authorization|x-goog-api-key)[\"']?\s*[=:]\s*[\"']?)[^\s\"'&,;}]{6,}"
     ),
@@ -41,11 +42,16 @@ def redact(text: object, limit: int = 2000) -> str:
     return result if len(result) <= limit else result[: limit - 1] + "…"
 
 
+_FORMATTER = logging.Formatter()
+
+
 class RedactingFilter(logging.Filter):
-    """A logging filter that redacts the finished message and drops the arguments."""
+    """A logging filter that redacts the finished message and the traceback, and drops the arguments."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Rewrites the record in place; never drops it."""
         record.msg = redact(record.getMessage(), limit=20_000)
         record.args = None
+        if record.exc_info and record.exc_info[0] is not None:
+            record.exc_text = redact(_FORMATTER.formatException(record.exc_info), limit=20_000)
         return True
