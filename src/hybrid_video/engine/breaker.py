@@ -1,7 +1,8 @@
 """Circuit breaker of one backend: three failures in a row, or a fatal one, and it is left alone for a while.
 
 It opens for 30 s times the number of openings in a row, at most 300 s, then lets one trial job through. Only a success
-closes it; a passing health check does not. Times are monotonic seconds given by the caller.
+closes it; a passing health check does not. Jobs that were under way when it opened and fail too tell nothing new.
+Times are monotonic seconds given by the caller.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ class Breaker:
 
     def failed(self, now_s: float, *, fatal: bool) -> None:
         """A job failed through the backend's fault."""
+        if self.state(now_s) == "open":
+            return
         self.failures += 1
         if fatal or self.trial or self.failures >= FAILURES_TO_OPEN:
             self.openings += 1
