@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 import platformdirs
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from hybrid_video import redaction
@@ -43,7 +43,12 @@ def _comma_separated(value: Any) -> Any:
 
 class _Group(BaseSettings):
     model_config = SettingsConfigDict(
-        env_file=".env", env_file_encoding="utf-8", extra="ignore", frozen=True, populate_by_name=True
+        env_file=".env",
+        env_file_encoding="utf-8",
+        extra="ignore",
+        frozen=True,
+        populate_by_name=True,
+        allow_inf_nan=False,
     )
 
     def model_post_init(self, _context: Any) -> None:
@@ -178,7 +183,9 @@ class RoutingSettings(_Group):
 
     prices: Literal["current", "seed"] = Field("current", description="Price profile.")
     backend: BackendChoice = Field("auto", description="Preferred tier for every batch.")
-    max_cost_per_job_usd: Decimal | None = Field(None, ge=0, description="Hard limit per job, all attempts together.")
+    max_cost_per_job_usd: Decimal | None = Field(
+        None, ge=0, le=1000, description="Hard limit per job, all attempts together."
+    )
     daily_budget_usd: Decimal | None = Field(None, ge=0, description="Hard limit per UTC day.")
     monthly_budget_usd: Decimal | None = Field(None, ge=0, description="Hard limit per UTC month.")
     monthly_tier_budgets_usd: Annotated[dict[Tier, Decimal], NoDecode] = Field(
@@ -187,10 +194,10 @@ class RoutingSettings(_Group):
     prioritize_speed: bool = Field(False, description="Prefer the earliest finish over the lowest price.")
     allow_cloud_fallback: bool = Field(True, description="Whether paid tiers may be used at all.")
     prefer_serverless: bool = Field(False, description="Within the cloud tier, prefer serverless over pods.")
-    weight_priority: float = Field(40, ge=0)
-    weight_cost: float = Field(30, ge=0)
-    weight_speed: float = Field(20, ge=0)
-    weight_queue: float = Field(10, ge=0)
+    weight_priority: float = Field(40, ge=0, le=1000, description="Weight of the tier order in the score.")
+    weight_cost: float = Field(30, ge=0, le=1000, description="Weight of the price in the score.")
+    weight_speed: float = Field(20, ge=0, le=1000, description="Weight of the expected finish in the score.")
+    weight_queue: float = Field(10, ge=0, le=1000, description="Weight of the expected wait in the score.")
     max_attempts: int = Field(3, ge=1, le=10, description="Attempts per job over all backends.")
     retry_base_s: float = Field(
         2.0, ge=0, le=300, description="First back-off; doubles with each attempt, with jitter."
@@ -231,6 +238,15 @@ class RoutingSettings(_Group):
         if any(not amount.is_finite() or amount < 0 for amount in value.values()):
             raise ValueError("holds an amount below 0; write tiers and dollars like cloud=20,gemini=10")
         return value
+
+    @model_validator(mode="after")
+    def _some_weight(self) -> Self:
+        if self.weight_priority + self.weight_cost + self.weight_speed + self.weight_queue <= 0:
+            raise ValueError(
+                "HYBRID_VIDEO_WEIGHT_PRIORITY, _COST, _SPEED and _QUEUE are all 0, so nothing would decide; "
+                "set at least one above 0"
+            )
+        return self
 
     @property
     def preferences(self) -> Preferences:
@@ -306,10 +322,16 @@ class Settings:
         Raises:
             ConfigurationError: naming every variable that is wrong, its value (never a secret's) and the remedy.
         """
-        try:
-            return cls()
-        except ValidationError as error:
-            raise ConfigurationError(_explain(error)) from None
+        groups: dict[str, Any] = {}
+        problems: list[str] = []
+        for name, group in zip(("comfyui", "runpod", "gemini", "routing", "storage"), GROUPS, strict=True):
+            try:
+                groups[name] = group()
+            except ValidationError as error:
+                problems += _explain(group, error)
+        if problems:
+            raise ConfigurationError("\n".join(problems))
+        return cls(**groups)
 
 
 GROUPS: tuple[type[_Group], ...] = (
@@ -329,15 +351,17 @@ def variable_name(group: type[_Group], field: str) -> str:
     return f"{group.model_config.get('env_prefix', '')}{field}".upper()
 
 
-def _explain(error: ValidationError) -> str:
-    group = next((g for g in GROUPS if g.__name__ == error.title), None)
+def _explain(group: type[_Group], error: ValidationError) -> list[str]:
+    """One sentence for each problem of a group."""
     lines = []
     for problem in error.errors(include_url=False):
-        field = str(problem["loc"][0]) if problem["loc"] else ""
-        known = group is not None and field in group.model_fields
-        name = variable_name(group, field) if group is not None and known else field.upper()
+        reason = problem["msg"].removeprefix("Value error, ")
+        if not problem["loc"]:
+            lines.append(f"{reason}.")
+            continue
+        field = str(problem["loc"][0])
+        name = variable_name(group, field) if field in group.model_fields else field.upper()
         secret = any(word in name for word in ("KEY", "TOKEN", "SECRET", "LEDGER_URL"))
         value = "" if secret else f" is {problem['input']!r}, but"
-        reason = problem["msg"].removeprefix("Value error, ")
         lines.append(f"{name}{value} {reason[0].lower()}{reason[1:]}. Change or unset it.")
-    return "\n".join(lines)
+    return lines

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from urllib.parse import quote
 
 import pytest
@@ -17,13 +18,20 @@ secrets = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=6
 )
 
 
+@pytest.fixture(autouse=True)
+def _forget_again() -> Iterator[None]:
+    """Secrets of these tests would be hidden in the texts of others."""
+    known = set(redaction._known)
+    yield
+    redaction._known.intersection_update(known)
+
+
 @given(secrets, st.text(max_size=60), st.text(max_size=60))
 def test_a_registered_secret_is_never_in_the_result(secret: str, before: str, after: str) -> None:
     """Plain or URL-encoded, wherever it stands."""
     redaction.register(secret)
-    assert secret not in redact(f"{before}{secret}{after}").replace(MASK, "")
-    encoded = quote(secret, safe="")
-    assert encoded not in redact(f"{before}{encoded}{after}").replace(MASK, "")
+    for form in (secret, quote(secret, safe="")):
+        assert form not in redact(f"{before}{form}{after}").replace(MASK, "\0")
 
 
 @pytest.mark.parametrize(
