@@ -91,7 +91,7 @@ def test_each_tier_serves_the_job_that_prefers_it_and_is_paid_what_it_bills(farm
 
 def test_a_deadline_brings_in_the_dearer_tiers_and_a_long_one_does_not(start_farm: FarmMaker, project: Project) -> None:
     """Sixteen clips of 10 s on one GPU take 160 s; in 60 s they need the paid tiers, in an hour they do not."""
-    scale = 10.0
+    scale = 20.0
     servers = start_farm(FarmOptions(time_scale=scale, prices="seed", cold_start_s=1.0))
     project.use(servers)
     project.set(HYBRID_VIDEO_PRICES="seed", HYBRID_VIDEO_TIME_SCALE=scale, HYBRID_VIDEO_RUNPOD_MAX_WORKERS=3)
