@@ -54,6 +54,7 @@ STAGING = ".staging"
 """Folder within the clips' folder where downloads wait for their check."""
 STAGING_TRIES = 20
 UNLIMITED = Caps()
+DAMAGED = frozenset({"not_a_video", "undecodable"})
 METER_S = 1.0
 FULL = Decimal("0.8")
 GROWTH = Decimal("1.5")
@@ -380,7 +381,9 @@ class AttemptDriver:
         try:
             facts = check_clip(source, order.quote.output, lenient=ticket.lenient)
         except ClipRejected as error:
-            raise TransientError(
+            # The same seed there draws the same picture; only a damaged file may be whole the next time.
+            again = TransientError if error.reason in DAMAGED else TerminalError
+            raise again(
                 f"{backend.key} returned a file that is not the clip asked for: {error}",
                 kind=FailureKind.BAD_CLIP,
                 backend=backend.key,

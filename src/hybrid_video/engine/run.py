@@ -441,7 +441,7 @@ class BatchRun:
             return JobState.CANCELLED
         rule = policy(failure.kind)
         progress.last_backend = backend
-        if rule.next == "elsewhere":
+        if rule.next == "elsewhere" or isinstance(failure, TerminalError):
             progress.excluded.add(backend)
         remaining = progress.shot.open_offers.keys() - progress.excluded
         if rule.next == "nowhere" or not remaining or progress.made >= self._settings.routing.max_attempts:
