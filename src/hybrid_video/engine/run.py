@@ -26,7 +26,15 @@ from hybrid_video.engine.report import BatchReport, build_report
 from hybrid_video.engine.resume import after_acceptance, find_again
 from hybrid_video.engine.selection import SelectionRequest, Shot, options
 from hybrid_video.engine.steps import DirectSteps, Steps
-from hybrid_video.errors import BackendError, FailureKind, HybridVideoError, LimitError, SubmitUncertain, TransientError
+from hybrid_video.errors import (
+    BackendError,
+    FailureKind,
+    HybridVideoError,
+    LimitError,
+    SubmitUncertain,
+    TerminalError,
+    TransientError,
+)
 from hybrid_video.failures import policy
 from hybrid_video.history import History
 from hybrid_video.ledger import CANCELLED_MESSAGE, Caps, JobCancelledError, JobTakenError, Ledger, Owner
