@@ -93,11 +93,12 @@ class Chaos:
         self._tally, self._vendors, self._folder = tally, vendors, folder
         self._nursery, self._rival = nurseries
         self._ledger = Ledger.open(folder / "home" / "ledger.sqlite3")
-        self._person = Person(self._ledger)
         self._home, self._out = folder / "home", folder / "clips"
+        self._person = Person(self._ledger, self._home)
 
     def close(self) -> None:
         """Closes the ledger."""
+        self._person.close()
         self._ledger.close()
 
     def batch(self, number: int, *, most_kills: int, tiers: tuple[Tier, ...] = tuple(Tier)) -> Audit:

@@ -12,30 +12,34 @@ from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
-from hybrid_video.ledger import Ledger
+from hybrid_video.ledger import Ledger, Owner
+from hybrid_video.ledger.resolving import resolve
 from hybrid_video.ledger.verify import verify
-from hybrid_video.models import Attempt, AttemptState, CostEntry, JobState
+from hybrid_video.models import Attempt, AttemptState, JobState
 
 Charges = list[dict[str, str]]
 
 
 class Person:
-    """Resolves uncertain attempts from the charge lists."""
+    """Resolves uncertain attempts from the charge lists, by the words `hybrid-video ledger resolve` knows."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, home: Path) -> None:
         self._ledger = ledger
+        self._owner = Owner(home)
+        self._booked: set[str] = set()
         self.charged: set[str] = set()
         """Jobs (`batch/job`) whose paid clip nobody could fetch, because its receipt was lost."""
-        self.booked: set[str] = set()
+
+    def close(self) -> None:
+        """Gives up ownership."""
+        self._owner.close()
 
     def release_never_accepted(self, batch: str, charges: Charges) -> int:
-        """Frees the attempts no vendor charged; returns how many."""
-        count = 0
-        for attempt in self._unknown(batch):
-            if self._charge_of(attempt, charges) is None:
-                self._settle(attempt, Decimal(0), "the vendor's list does not have it", JobState.PENDING)
-                count += 1
-        return count
+        """Frees the attempts no vendor has; returns how many."""
+        never = [each for each in self._unknown(batch) if self._charge_of(each, charges) is None]
+        for attempt in never:
+            resolve(self._ledger, self._owner, attempt, "never-accepted")
+        return len(never)
 
     def book_accepted(self, batch: str, charges: Charges) -> int:
         """Books what the others cost and gives their jobs up; returns how many."""
@@ -43,8 +47,8 @@ class Person:
         for attempt in self._unknown(batch):
             charge = self._charge_of(attempt, charges)
             if charge is not None:
-                self._settle(attempt, Decimal(charge["usd"]), f"the vendor's list, {charge['id']}", JobState.FAILED)
-                self.booked.add(charge["id"])
+                resolve(self._ledger, self._owner, attempt, "charged", usd=Decimal(charge["usd"]))
+                self._booked.add(charge["id"])
                 self.charged.add(f"{attempt.batch}/{attempt.job}")
                 count += 1
         return count
@@ -56,20 +60,9 @@ class Person:
     def _charge_of(self, attempt: Attempt, charges: Charges) -> dict[str, str] | None:
         """The charge of an attempt without receipt: its job's only one that no receipt accounts for."""
         siblings = self._ledger.attempts(attempt.batch, job=attempt.job)
-        known = {each.handle.remote_id for each in siblings if each.handle} | self.booked
+        known = {each.handle.remote_id for each in siblings if each.handle} | self._booked
         label = f"{attempt.batch}/{attempt.job}"
         return next((row for row in charges if row["job"] == label and row["id"] not in known), None)
-
-    def _settle(self, attempt: Attempt, amount: Decimal, basis: str, job_state: JobState) -> None:
-        entry = CostEntry(amount_usd=amount, basis=basis, source="vendor")
-        self._ledger.settle(
-            attempt.attempt_id,
-            entry,
-            state=AttemptState.FAILED,
-            job_state=job_state,
-            error_kind="uncertain",
-            error_message="resolved by a person",
-        )
 
 
 @dataclass(frozen=True)

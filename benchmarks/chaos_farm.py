@@ -10,6 +10,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeVar
 
+import aiohttp
+
 from hybrid_video.emulators.farm import Farm, FarmOptions
 from hybrid_video.emulators.faults import FaultPlan, FaultRule, ServerName
 from hybrid_video.emulators.google import clips
@@ -55,6 +57,10 @@ async def _rendered_once(path: Path, **options: Any) -> None:
     path.write_bytes(_masters[form])
 
 
+def _replace_renderer(renderer: object) -> None:
+    setattr(clips, "render_clip_async", renderer)  # noqa: B010 - the module does not export it
+
+
 class TappedFaults(FaultPlan):
     """A fault plan that also tells a listener of every call, before the server does anything about it."""
 
@@ -74,7 +80,7 @@ class Vendors:
     """ComfyUI, RunPod and Google on loopback. Use as a context manager."""
 
     def __init__(self, *, seed: int = 0, service_s: dict[Tier, float] | None = None) -> None:
-        setattr(clips, "render_clip_async", _rendered_once)  # noqa: B010 - it is not exported
+        _replace_renderer(_rendered_once)
         self.faults = TappedFaults()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="vendors", daemon=True)
@@ -94,6 +100,7 @@ class Vendors:
 
     def __exit__(self, *_: object) -> None:
         self._do(self._farm.close())
+        _replace_renderer(render_clip_async)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
         self._loop.close()
@@ -119,6 +126,17 @@ class Vendors:
         """The sum of all charges."""
         return sum((Decimal(row["usd"]) for row in self.final_charges()), Decimal(0))
 
+    def reset(self) -> None:
+        """Forgets jobs, charges and faults."""
+
+        async def ask() -> None:
+            async with aiohttp.ClientSession() as session:
+                for url in self._urls():
+                    async with session.post(f"{url}/_emulator/reset") as answer:
+                        answer.raise_for_status()
+
+        self._do(ask())
+
     def restart_comfyui(self, down_s: float = 0.0) -> None:
         """ComfyUI loses queue and history, and cuts every connection for so many simulated seconds."""
         self._loop.call_soon_threadsafe(lambda: self._farm.comfyui[0][0].restart(down_s))
@@ -126,6 +144,12 @@ class Vendors:
     def call_later(self, delay_s: float, action: Callable[[], None]) -> None:
         """Does something from the vendors' thread after real seconds."""
         self._loop.call_soon_threadsafe(self._loop.call_later, delay_s, action)
+
+    def _urls(self) -> list[str]:
+        farm = self._farm
+        running = [server for _, server in farm.comfyui]
+        running += [pair[1] for pair in (farm.runpod, farm.gemini) if pair]
+        return [server.url for server in running]
 
     def _do(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
