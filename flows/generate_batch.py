@@ -51,9 +51,9 @@ def _run_name() -> str:
 @flow(name="generate-batch", flow_run_name=_run_name, persist_result=False, retries=0)
 async def generate_batch(
     batch: Batch | None = None,
-    batch_file: str | None = None,
-    base_dir: str | None = None,
-    out_dir: str | None = None,
+    batch_file: str = "",
+    base_dir: str = "",
+    out_dir: str = "",
     deadline_s: Annotated[float | None, Field(gt=0)] = None,
     budget_usd: Annotated[Decimal | None, Field(ge=0)] = None,
 ) -> State[Any]:
@@ -92,12 +92,13 @@ async def generate_batch(
     return Completed(message=summary, data=data)
 
 
-def _request(batch: Batch | None, batch_file: str | None, base_dir: str | None) -> tuple[Batch, Path]:
-    if (batch is None) == (batch_file is None):
+def _request(batch: Batch | None, batch_file: str, base_dir: str) -> tuple[Batch, Path]:
+    """Empty texts mean "not given": the form in the UI shows plain fields for them."""
+    if (batch is None) == (not batch_file):
         raise InputError("give either `batch` or `batch_file`: one of them, not both")
     if batch is not None:
         return batch, Path(base_dir) if base_dir else Path.cwd()
-    file = Path(str(batch_file)).expanduser()
+    file = Path(batch_file).expanduser()
     return load_batch(file), Path(base_dir) if base_dir else file.resolve().parent
 
 
@@ -139,8 +140,8 @@ def main(request_file: str, answer_file: str) -> None:
     state: State[Any] = asyncio.run(
         generate_batch(  # type: ignore[arg-type]
             batch=Batch.model_validate(request["batch"]),
-            base_dir=request["base_dir"],
-            out_dir=request["out_dir"],
+            base_dir=request["base_dir"] or "",
+            out_dir=request["out_dir"] or "",
             return_state=True,
         )
     )
