@@ -105,7 +105,8 @@ def _targets(ledger: Ledger, batch: str | None, jobs: Sequence[str]) -> dict[str
     for job in jobs:
         if job not in rows:
             near = difflib.get_close_matches(job, rows, n=1)
-            raise InputError(f"batch {batch!r} has no job {job!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+            hint = f"did you mean {near[0]!r}?" if near else f"`hybrid-video ledger show {batch}` lists them"
+            raise InputError(f"batch {batch!r} has no job {job!r}; {hint}")
     return {batch: [row for row in rows.values() if row.state not in OVER and (not jobs or row.job in jobs)]}
 
 
