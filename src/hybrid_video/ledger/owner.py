@@ -1,7 +1,8 @@
 """Who drives a job: one process at a time, proven by a file lock it holds and by a lease it renews.
 
-On the same machine a dead owner is recognised at once, because the operating system released its lock. Owners elsewhere
-are believed until their lease runs out.
+On the same machine the lock alone decides: a dead owner is recognised at once, because the operating system released
+it, and a live one keeps its jobs although its lease seems over, because the clock was set or the machine slept. Owners
+elsewhere are believed until their lease runs out.
 """
 
 from __future__ import annotations
@@ -45,6 +46,11 @@ class Owner:
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
         return True
+
+    def is_alive(self, owner: str) -> bool:
+        """Whether another owner certainly lives. False when that cannot be told from here."""
+        host, _, _name = owner.partition("/")
+        return host == socket.gethostname() and self._path(owner).exists() and not self.is_dead(owner)
 
     def _path(self, owner: str) -> Path:
         return self._folder / f"{owner.partition('/')[2]}.lock"

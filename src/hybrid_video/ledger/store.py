@@ -472,7 +472,7 @@ class Ledger:
         """The columns that make a job this process's; None while another live process drives it."""
         now = utc_now()
         mine = row.owner is None or row.owner == owner.id
-        if not (mine or row.lease_until < now or owner.is_dead(row.owner)):
+        if not mine and (owner.is_alive(row.owner) or not (row.lease_until < now or owner.is_dead(row.owner))):
             return None
         return {"owner": owner.id, "lease_until": now + LEASE, "fence": row.fence + (row.owner != owner.id)}
 
