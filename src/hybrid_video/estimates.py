@@ -14,6 +14,7 @@ from hybrid_video.settings import Settings
 
 DEFAULT_MODEL = "wan2.2-ti2v-5b"
 GOOGLE_MODEL = "gemini-omni-1.2-flash"
+NANO_USD = Decimal("0.000000001")
 
 
 def tier_quote(quoter: Quoter, settings: Settings, tier: Tier, job: VideoJob) -> Quote:
@@ -76,7 +77,7 @@ def resources(quotes: Mapping[Tier, Sequence[Quote]], slots: Mapping[Tier, int])
         mine = quotes.get(tier, ())
         if not mine or not slots.get(tier):
             continue
-        price = sum((quote.amount_usd for quote in mine), Decimal(0)) / len(mine)
+        price = (sum((quote.amount_usd for quote in mine), Decimal(0)) / len(mine)).quantize(NANO_USD)
         service = sum(quote.service_s for quote in mine) / len(mine)
         result.append(Resource(tier.value, slots[tier], service, price))
     return result
