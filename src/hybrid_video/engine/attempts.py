@@ -45,7 +45,7 @@ from hybrid_video.models import (
 log = logging.getLogger("hybrid_video.engine")
 
 CANCEL_TIMEOUT_S = 15.0
-RECEIPT_PATIENCE_S = 600.0
+RECEIPT_PATIENCE_S = 120.0
 RECEIPT_PAUSE_S = 0.2
 LONGEST_RECEIPT_PAUSE_S = 10.0
 COLLECT_TIMEOUT_S = 60.0
