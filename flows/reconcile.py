@@ -5,6 +5,7 @@ Safe to run at any time and on a schedule: it never sends a job, and leaves alon
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,6 +23,7 @@ from hybrid_video.engine.reconcile import reconcile as reconcile_batches  # noqa
 from hybrid_video.errors import HybridVideoError  # noqa: E402
 from hybrid_video.redaction import redact  # noqa: E402
 from hybrid_video.settings import Settings  # noqa: E402
+from tasks.secrets import load_secret_blocks  # noqa: E402
 
 
 @flow(name="reconcile", persist_result=False, retries=0)
@@ -36,6 +38,9 @@ async def reconcile(
             over then is left running and found by the next run.
     """
     logger = get_run_logger()
+    used = await load_secret_blocks()
+    if used:
+        logger.info("keys from Secret blocks: %s", ", ".join(used))
     try:
         report = await reconcile_batches(Settings.load(), batches or (), wait_s=wait_s, tell=logger.info)
     except HybridVideoError as error:
@@ -55,4 +60,4 @@ async def reconcile(
 
 
 if __name__ == "__main__":
-    reconcile(return_state=True)  # type: ignore[arg-type]
+    asyncio.run(reconcile())

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
+import threading
 from collections.abc import Iterator
 from decimal import Decimal
 
 import pytest
-from pipeline_rig import TIME_SCALE, FarmMaker, Process, Project, Servers, until
+from aiohttp import web
+from pipeline_rig import TIME_SCALE, EmulatorThread, FarmMaker, Process, Project, Servers, until
 
+from hybrid_video.batchfile import load_batch
 from hybrid_video.emulators.farm import FarmOptions
+from hybrid_video.emulators.server import start_server
 from hybrid_video.ledger import Ledger
 from hybrid_video.models import AttemptState, JobState, Tier
 
@@ -148,8 +153,6 @@ def test_running_the_batch_again_makes_what_was_cancelled(project: Project, farm
     assert project.run(project.batch([{}], "other")).code == 0
     ledger = Ledger.open(project.home / "ledger.sqlite3")
     file = project.batch([{}, {}])
-    from hybrid_video.batchfile import load_batch
-
     ledger.register(load_batch(file), out_dir=project.out)
     ledger.close()
     assert project.command("cancel", "film", "--job", "s2", "--json").json["cancelled"] == 1
@@ -212,21 +215,53 @@ def test_a_run_that_does_not_answer_is_reported_as_unconfirmed(
 # -- interrupting a run ------------------------------------------------------------------------------------------------
 
 
-def test_an_interrupted_run_gives_back_what_was_refused_in_mid_submit(
+def test_an_interrupted_run_stops_what_is_accepted_in_mid_submit(
     project: Project, long_farm: Servers, owned: list[Process]
 ) -> None:
-    """SIGTERM while Google still thinks about the submit, which it then refuses: nothing stays reserved."""
+    """SIGTERM while Google still thinks about the submit, which it then takes: the job is stopped, nothing is held."""
     project.use(long_farm, "gemini")
     long_farm.fault(server="gemini", operation="submit", action="delay", delay_s=1.5, times=None)
-    long_farm.fault(server="gemini", operation="submit", action="status", status=429, times=None)
     process = project.start_run(project.batch([GOOGLE_SIZE]))
     owned.append(process)
     until("the intent is written", project.attempts)
     process.signal(signal.SIGTERM)
     process.wait(20)
     (attempt,) = project.attempts()
-    assert attempt.finished, attempt
+    assert attempt.state is AttemptState.CANCELLED
     nothing_held(project, long_farm)
+
+
+def test_an_interrupted_run_gives_back_what_was_refused_in_mid_submit(
+    project: Project, emulator_thread: EmulatorThread, owned: list[Process]
+) -> None:
+    """RunPod refuses the submit after the SIGTERM: nothing was accepted for certain, so nothing stays reserved."""
+    asked = threading.Event()
+
+    async def refuse_slowly(_request: web.Request) -> web.Response:
+        asked.set()
+        await asyncio.sleep(1.5)
+        return web.json_response({"error": "too many requests"}, status=429)
+
+    async def healthy(_request: web.Request) -> web.Response:
+        return web.json_response({"jobs": {}, "workers": {"idle": 1, "ready": 1}})
+
+    endpoint = web.Application()
+    endpoint.router.add_post("/v2/slow/run", refuse_slowly)
+    endpoint.router.add_get("/v2/slow/health", healthy)
+    server = emulator_thread.do(start_server(endpoint))
+    try:
+        project.set(RUNPOD_API_KEY="any", HYBRID_VIDEO_RUNPOD_JOBS_URL=f"{server.url}/v2/slow")
+        process = project.start_run(project.batch([{}]))
+        owned.append(process)
+        assert asked.wait(20)
+        process.signal(signal.SIGTERM)
+        process.wait(20)
+    finally:
+        emulator_thread.do(server.close())
+    (attempt,) = project.attempts()
+    assert (attempt.state, attempt.error_kind) == (AttemptState.FAILED, "rate_limited")
+    assert job_states(project) == {"s1": JobState.CANCELLED}
+    assert project.verify().reserved_usd == 0
 
 
 # -- bad requests ------------------------------------------------------------------------------------------------------
