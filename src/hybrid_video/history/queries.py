@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def cost_per_day(history: History, *, since: date | None = None) -> pd.DataFrame:
-    """Columns: day (date), tier, attempts (int), clips (int), cost_usd (Decimal), quoted_usd (Decimal). UTC days."""
+    """Columns: day (UTC), tier, attempts, clips, cost_usd, quoted_usd. Dollars are floats here; the ledger is exact."""
     return history.query(
         """
         select cast(finished_at as date) as day, tier, count(*) as attempts,

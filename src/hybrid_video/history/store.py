@@ -56,8 +56,9 @@ COLUMNS = [line.split()[0] for line in TABLE.strip().splitlines()[1:-1]]
 class History:
     """The history of one installation."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, lock_timeout_s: float = LOCK_TIMEOUT_S) -> None:
         self._path = path
+        self._lock_timeout_s = lock_timeout_s
         self._lock = FileLock(path.with_suffix(".lock"))
 
     def update(self, ledger: Ledger) -> int:
@@ -98,9 +99,9 @@ class History:
     def _open(self) -> Iterator[duckdb.DuckDBPyConnection]:
         import duckdb  # noqa: PLC0415
 
-        self._path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with self._lock.acquire(timeout=LOCK_TIMEOUT_S):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._lock.acquire(timeout=self._lock_timeout_s):
                 connection = duckdb.connect(str(self._path))
                 try:
                     connection.execute(TABLE)
@@ -110,6 +111,11 @@ class History:
         except Timeout:
             raise LedgerError(
                 f"the history at {str(self._path)!r} is locked by another process; try again in a moment"
+            ) from None
+        except OSError as error:
+            raise LedgerError(
+                f"the history at {str(self._path)!r} cannot be used: {error}; check the folder's permissions and free "
+                "space, or set HYBRID_VIDEO_HOME to another folder"
             ) from None
         except duckdb.IOException as error:
             raise LedgerError(
