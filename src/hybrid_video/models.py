@@ -294,6 +294,12 @@ class Quote(Model):
         Decimal(0), ge=0, description="What a running second costs; 0 where the price does not depend on the time."
     )
     basis: str = Field(description="The figures behind it: price entry, date, formula.")
+    service_p90_s: float = Field(
+        0.0, ge=0, description="Nine of ten clips take no longer than this; 0 where the quote does not say."
+    )
+    observed: int = Field(0, ge=0, description="Finished clips of this kind behind the expected time.")
+    signature: str = Field("", description="Settings of the workflow that time depends on; empty for vendor models.")
+    time_scale: float = Field(1.0, gt=0, description="How much faster than real time the backend runs (emulators).")
 
 
 class ScoreTerm(Model):

@@ -20,7 +20,7 @@ from hybrid_video.engine.fleet import Fleet
 from hybrid_video.engine.selection import Shot, make_offers
 from hybrid_video.errors import ConfigurationError, InputError, LimitError
 from hybrid_video.history import History
-from hybrid_video.history.queries import observed_times
+from hybrid_video.history.queries import learned_times
 from hybrid_video.inputs import resolve_image, resolve_workflow
 from hybrid_video.models import Batch, EffectivePreferences, VideoJob
 from hybrid_video.pricing.catalog import PriceBook
@@ -44,9 +44,10 @@ class Prepared:
 
 def build_context(settings: Settings, history: History | None) -> BackendContext:
     """Prices of the configured profile and timings corrected by the history, where there is one."""
-    timings = ServiceTimes(observed_times(history)) if history is not None else ServiceTimes()
+    scale = settings.routing.time_scale
+    timings = learned_times(history, time_scale=scale) if history is not None else ServiceTimes()
     prices = PriceBook.load(settings.routing.prices)
-    return BackendContext(settings, Quoter(prices, timings, settings.routing.time_scale))
+    return BackendContext(settings, Quoter(prices, timings, scale))
 
 
 async def resolve_files(

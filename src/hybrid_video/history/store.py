@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from hybrid_video.errors import LedgerError
 from hybrid_video.ledger import Ledger
 from hybrid_video.models import Attempt
-from hybrid_video.pricing.timings import work_units
+from hybrid_video.pricing.learning import observation, served_s, work_units
 
 if TYPE_CHECKING:  # together they take most of a second to import, and many commands never open the history
     import duckdb
@@ -46,8 +46,21 @@ create table if not exists attempts (
     total_s double not null,
     work_units double not null,
     error_kind varchar not null,
-    error_message varchar not null
+    error_message varchar not null,
+    quoted_service_p90_s double,
+    served_s double,
+    per_unit_s double,
+    signature varchar,
+    cold_start_s double,
+    time_scale double
 )
+"""
+
+ADDED = ("quoted_service_p90_s", "served_s", "per_unit_s", "signature", "cold_start_s", "time_scale")
+"""Columns that earlier files do not have; their rows hold null there until the history is rebuilt.
+
+`served_s` compares with `quoted_service_s`; `per_unit_s` is what is learned from: the vendor's seconds per unit of
+work, null for cancelled attempts and for times that no card can reach.
 """
 
 COLUMNS = [line.split()[0] for line in TABLE.strip().splitlines()[1:-1]]
@@ -72,7 +85,7 @@ class History:
             while rows := ledger.unrecorded():
                 frame = pd.DataFrame([_row(attempt) for attempt in rows], columns=COLUMNS)
                 connection.register("fresh", frame)
-                connection.execute("insert or replace into attempts select * from fresh")
+                connection.execute(f"insert or replace into attempts ({', '.join(COLUMNS)}) select * from fresh")  # noqa: S608 - our own names
                 connection.unregister("fresh")
                 ledger.mark_recorded([attempt.attempt_id for attempt in rows])
                 total += len(rows)
@@ -82,7 +95,7 @@ class History:
         """Throws the history away and makes it again from the ledger; returns its rows."""
         with self._open() as connection:
             connection.execute("drop table if exists attempts")
-            connection.execute(TABLE)
+            _create(connection)
         ledger.mark_recorded([], recorded=False)
         return self.update(ledger)
 
@@ -104,7 +117,7 @@ class History:
             with self._lock.acquire(timeout=self._lock_timeout_s):
                 connection = duckdb.connect(str(self._path))
                 try:
-                    connection.execute(TABLE)
+                    _create(connection)
                     yield connection
                 finally:
                     connection.close()
@@ -124,8 +137,17 @@ class History:
             ) from None
 
 
+def _create(connection: duckdb.DuckDBPyConnection) -> None:
+    """The table, with the columns that an earlier version did not write."""
+    connection.execute(TABLE)
+    types = dict(line.split()[:2] for line in TABLE.strip().splitlines()[1:-1])
+    for name in ADDED:
+        connection.execute(f"alter table attempts add column if not exists {name} {types[name].rstrip(',')}")
+
+
 def _row(attempt: Attempt) -> tuple[Any, ...]:
     finished = attempt.finished_at or attempt.created_at
+    learned = observation(attempt)
     return (
         attempt.attempt_id,
         attempt.batch,
@@ -148,6 +170,12 @@ def _row(attempt: Attempt) -> tuple[Any, ...]:
         work_units(attempt.tier, attempt.quote.output),
         attempt.error_kind,
         attempt.error_message,
+        attempt.quote.service_p90_s,
+        served_s(attempt),
+        learned.per_unit_s if learned else None,
+        attempt.quote.signature,
+        learned.cold_start_s if learned else None,
+        attempt.quote.time_scale,
     )
 
 

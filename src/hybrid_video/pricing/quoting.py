@@ -13,11 +13,18 @@ from decimal import ROUND_HALF_EVEN, ROUND_UP, Decimal
 
 from hybrid_video.models import CostEntry, OutputSpec, Quote, Tier
 from hybrid_video.pricing.catalog import PriceBook, PriceEntry
+from hybrid_video.pricing.learning import Kind
 from hybrid_video.pricing.timings import ServiceTimes
 
 QUANTUM = Decimal("0.0000001")
 PESSIMISM = 2.5
 """A reservation covers this many times the expected GPU-seconds, and never less than the cold start on top."""
+
+KNOWN_FROM = 5
+"""From so many finished clips on, what nine of ten took replaces the flat pessimism."""
+
+P90_MARGIN = 1.25
+"""A reservation covers this many times what nine of ten clips took: a clip that outgrows it may have to be stopped."""
 
 
 def _round(amount: Decimal, *, up: bool = False) -> Decimal:
@@ -46,19 +53,24 @@ class Quoter:
         output: OutputSpec,
         cold_start_s: float = 0.0,
         longest_s: float | None = None,
+        signature: str = "",
     ) -> Quote:
         """Quote for a backend billed by the GPU-second.
 
         Args:
-            cold_start_s: expected billed seconds before the work begins (0 when warm).
+            cold_start_s: expected billed seconds before the work begins (0 when warm), as published.
             longest_s: hard limit after which the vendor ends the job; bounds the reservation.
+            signature: settings of the workflow that its time depends on; what was learned is kept apart by it.
         """
         price = self.prices.find(backend=backend, tier=tier, gpu=gpu, model=model)
         if price.unit == "video":
             return self._flat(price, backend=backend, tier=tier, model=model, output=output)
-        service_s, timing = self.timings.expected_s(backend=backend, tier=tier, gpu=gpu, model=model, output=output)
+        time = self.timings.estimate(Kind(tier, backend, gpu, model, signature, cold=cold_start_s > 0), output)
+        cold_start_s = self.timings.cold_start_s(backend=backend, gpu=gpu, published_s=cold_start_s)
+        service_s = time.expected_s
         billed_s = math.ceil(service_s + cold_start_s)
-        worst_s = math.ceil(service_s * PESSIMISM + max(cold_start_s, 60.0))
+        work_worst_s = time.p90_s * P90_MARGIN if time.observed >= KNOWN_FROM else service_s * PESSIMISM
+        worst_s = max(billed_s, math.ceil(work_worst_s + max(cold_start_s, 60.0)))
         if longest_s is not None:
             worst_s = max(billed_s, min(worst_s, math.ceil(longest_s + cold_start_s)))
         return Quote(
@@ -70,7 +82,11 @@ class Quoter:
             service_s=(service_s + cold_start_s) / self.time_scale,
             output=output,
             rate_usd_per_s=_round(price.usd * Decimal(str(self.time_scale))),
-            basis=f"{billed_s} GPU-seconds at ${price.usd}/s ({price.id}, checked {price.checked}); {timing}",
+            basis=f"{billed_s} GPU-seconds at ${price.usd}/s ({price.id}, checked {price.checked}); {time.basis}",
+            service_p90_s=(time.p90_s + cold_start_s) / self.time_scale,
+            observed=time.observed,
+            signature=signature,
+            time_scale=self.time_scale,
         )
 
     def video_time(
@@ -80,7 +96,7 @@ class Quoter:
         price = self.prices.find(backend=backend, tier=tier, model=model, resolution=resolution)
         if price.unit == "video":
             return self._flat(price, backend=backend, tier=tier, model=model, output=output)
-        service_s, timing = self.timings.expected_s(backend=backend, tier=tier, gpu="", model=model, output=output)
+        time = self.timings.estimate(Kind(tier, backend, "", model), output)
         amount = _round(price.usd * Decimal(str(billed_video_s)))
         return Quote(
             backend=backend,
@@ -88,10 +104,13 @@ class Quoter:
             model=model,
             amount_usd=amount,
             reserve_usd=amount,
-            service_s=service_s / self.time_scale,
+            service_s=time.expected_s / self.time_scale,
             output=output,
             basis=f"{billed_video_s:g} s of {resolution} video at ${price.usd}/s "
-            f"({price.id}, checked {price.checked}); {timing}",
+            f"({price.id}, checked {price.checked}); {time.basis}",
+            service_p90_s=time.p90_s / self.time_scale,
+            observed=time.observed,
+            time_scale=self.time_scale,
         )
 
     def settle_gpu_time(self, quote: Quote, *, gpu: str, billed_s: float | None, success: bool) -> CostEntry:
@@ -127,5 +146,5 @@ class Quoter:
             reserve_usd=price.usd,
             service_s=(price.seconds or 0.0) / self.time_scale,
             output=output,
-            basis=f"${price.usd} a video, {price.seconds:g} s ({price.id}, {price.source})",
+            basis=f"${price.usd} a video, {price.seconds or 0:g} s ({price.id}, {price.source})",
         )

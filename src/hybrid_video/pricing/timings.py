@@ -2,7 +2,9 @@
 
 Times scale with the work: pixel-frames (width x height x frames) on GPUs, frames alone at Google, whose latency follows
 the length of the clip rather than its size. The learned estimate is
-`(3 x prior + sum of observed) / (3 + observed)` in seconds per unit of work, kept apart by backend, GPU and model.
+`(3 x prior + seconds seen, those of failures included) / (3 + clips seen)` in seconds per unit of work, kept apart by
+backend, GPU, workflow and its settings, cold starts apart. What is known of a workflow elsewhere stands in for the
+published figure.
 """
 
 from __future__ import annotations
@@ -15,8 +17,17 @@ from functools import cache
 from importlib import resources
 
 from hybrid_video.models import Model, OutputSpec, Tier
+from hybrid_video.pricing.learning import Kind, Observation, Observed, borrowed, merged, quantile90, work_units
+
+__all__ = ["Estimate", "Observed", "ServiceTimes", "TimingPrior", "work_units"]
 
 PRIOR_WEIGHT = 3.0
+PROBES = 3
+"""Below so many clips of a kind its time is hardly known: a few jobs that must go there anyway may go first."""
+
+COLD_START_S = 60.0
+"""The published cold start that learned ones are held against: 30-60 s for an SDXL-size first request (RunPod's
+docs), 45 s (worker-comfyui issue 90)."""
 
 
 class TimingPrior(Model):
@@ -43,36 +54,97 @@ class TimingPrior(Model):
 
 
 @dataclass(frozen=True)
-class Observed:
-    """Sums over finished attempts of one (backend, gpu, model)."""
+class Estimate:
+    """Seconds on the vendor's clock for one clip, and how they are known."""
 
-    count: int
-    seconds_per_unit_sum: float
+    expected_s: float
+    p50_s: float
+    p90_s: float
+    observed: int
+    basis: str
+
+    @property
+    def probe(self) -> bool:
+        """Whether so little is known of this kind that trying it teaches something."""
+        return self.observed < PROBES
 
 
 @dataclass
 class ServiceTimes:
-    """Expected seconds for a clip. `observed` is keyed by (backend, gpu, model)."""
+    """Expected seconds for a clip; learns while a batch runs through `observe`.
 
-    observed: Mapping[tuple[str, str, str], Observed] = field(default_factory=dict)
+    `cold_starts` holds (how many, seconds together) of worker starts by backend and GPU.
+    """
+
+    observed: Mapping[Kind, Observed] = field(default_factory=dict)
+    cold_starts: Mapping[tuple[str, str], tuple[int, float]] = field(default_factory=dict)
+
+    _known: dict[Kind, Estimate] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """Estimates for one unit of work, until something is learned."""
+
+    def observe(self, seen: Observation) -> None:
+        """Learns from one finished attempt."""
+        kind = seen.kind
+        self._known.clear()
+        self.observed = {**self.observed, kind: seen.added_to(self.observed.get(kind, Observed()))}
+        if seen.cold_start_s is not None:
+            place = (kind.backend, kind.gpu)
+            count, total = self.cold_starts.get(place, (0, 0.0))
+            self.cold_starts = {**self.cold_starts, place: (count + 1, total + seen.cold_start_s)}
 
     def expected_s(self, *, backend: str, tier: Tier, gpu: str, model: str, output: OutputSpec) -> tuple[float, str]:
         """Seconds and their basis. The most specific prior that matches counts."""
-        prior = _prior(backend, tier, gpu, model)
-        units = work_units(tier, output)
-        seen = self.observed.get((backend, gpu, model))
-        total, weight = prior.seconds_per_unit * PRIOR_WEIGHT, PRIOR_WEIGHT
-        if seen is not None:
-            total, weight = total + seen.seconds_per_unit_sum, weight + seen.count
-        basis = f"timing {prior.id} of {prior.checked}" + (f", {seen.count} observed" if seen else "")
-        return units * total / weight, basis
+        found = self.estimate(Kind(tier, backend, gpu, model), output)
+        return found.expected_s, found.basis
+
+    def estimate(self, kind: Kind, output: OutputSpec) -> Estimate:
+        """What a clip of this kind takes: the mean, the median and what nine of ten stay below."""
+        one = self._known.get(kind)
+        if one is None:
+            one = self._known[kind] = self._estimate(kind)
+        units = work_units(kind.tier, output)
+        return Estimate(units * one.expected_s, units * one.p50_s, units * one.p90_s, one.observed, one.basis)
+
+    def cold_start_s(self, *, backend: str, gpu: str, published_s: float) -> float:
+        """Seconds until a worker's work begins: the published figure, corrected by the starts that were seen."""
+        count, total = self.cold_starts.get((backend, gpu), (0, 0.0))
+        return published_s * (PRIOR_WEIGHT * COLD_START_S + total) / ((PRIOR_WEIGHT + count) * COLD_START_S)
+
+    def _estimate(self, kind: Kind) -> Estimate:
+        base, basis = self._base(kind)
+        seen = self._seen(kind)
+        expected = (PRIOR_WEIGHT * base + seen.seconds_per_unit_sum) / (PRIOR_WEIGHT + seen.count)
+        p50, p90 = quantile90(seen, expected)
+        return Estimate(expected, p50, p90, seen.count, f"{basis}, {seen.count} observed" if seen.count else basis)
+
+    def _base(self, kind: Kind) -> tuple[float, str]:
+        """What is expected without the clips of this kind, seconds per unit."""
+        if kind.cold:
+            warm = kind._replace(cold=False)
+            found = self._estimate(warm)
+            return found.expected_s, found.basis
+        lent = borrowed(kind, self.observed, _published)
+        if lent is not None:
+            return lent[0], f"timing borrowed from {lent[1]}"
+        prior = _prior(kind.backend, kind.tier, kind.gpu, kind.model)
+        return prior.seconds_per_unit, f"timing {prior.id} of {prior.checked}"
+
+    def _seen(self, kind: Kind) -> Observed:
+        """What was seen of a kind; of every GPU where the GPU is not known, of all settings where none is named."""
+        exact = self.observed.get(kind)
+        if exact is not None or (kind.gpu and kind.signature):
+            return exact or Observed()
+        return merged(
+            seen
+            for other, seen in self.observed.items()
+            if (other.tier, other.backend, other.model, other.cold) == (kind.tier, kind.backend, kind.model, kind.cold)
+            and kind.gpu in ("", other.gpu)
+            and kind.signature in ("", other.signature)
+        )
 
 
-def work_units(tier: Tier, output: OutputSpec) -> float:
-    """How much work a clip is on a tier; only ratios within one tier mean anything."""
-    if tier is Tier.GEMINI:
-        return float(output.frames)
-    return float(output.width * output.height * output.frames)
+def _published(kind: Kind) -> float:
+    return _prior(kind.backend, kind.tier, kind.gpu, kind.model).seconds_per_unit
 
 
 @cache

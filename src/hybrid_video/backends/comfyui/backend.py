@@ -94,7 +94,12 @@ class ComfyUIBackend:
         except InputError as error:
             return Refusal(code="capability", reason=error.message)
         return self._quoter.gpu_time(
-            backend=self.key, tier=self.tier, model=plan.name, gpu=self._gpu(), output=plan.output
+            backend=self.key,
+            tier=self.tier,
+            model=plan.name,
+            gpu=self._gpu(),
+            output=plan.output,
+            signature=plan.signature,
         )
 
     async def preflight(

@@ -140,7 +140,14 @@ class PodBackend:
             return plan
         try:
             quotes = [
-                self._quoter.gpu_time(backend=KEY, tier=self.tier, model=plan.name, gpu=gpu, output=plan.output)
+                self._quoter.gpu_time(
+                    backend=KEY,
+                    tier=self.tier,
+                    model=plan.name,
+                    gpu=gpu,
+                    output=plan.output,
+                    signature=plan.signature,
+                )
                 for gpu in self._gpus()
             ]
         except ConfigurationError as error:

@@ -105,6 +105,7 @@ class ServerlessBackend:
                 output=plan.output,
                 cold_start_s=self._endpoint.cold_start_s,
                 longest_s=self._settings.execution_timeout_s,
+                signature=plan.signature,
             )
         except ConfigurationError as error:
             return Refusal(code="preflight", reason=error.message)
