@@ -514,3 +514,17 @@ async def test_concurrent_submits_and_looks_share_a_backend(api: JobApi, backend
     handles = await asyncio.gather(*(backend.submit(order(backend)) for _ in range(10)))
     await asyncio.gather(*(backend.watch(handle) for handle in handles))
     assert api.count("run") == 10
+
+
+@pytest.mark.parametrize(
+    ("seen", "p90_s", "limit_ms"),
+    [(4, 100.0, 1_800_000), (5, 100.0, 400_000), (5, 10.0, 300_000), (5, 900.0, 1_800_000)],
+)
+async def test_known_times_shorten_the_execution_timeout(
+    api: JobApi, backend: ServerlessBackend, seen: int, p90_s: float, limit_ms: int
+) -> None:
+    """Four times what nine of ten took, from five clips on, never under five minutes and never over the setting."""
+    quote = quoted(backend).model_copy(update={"observed": seen, "service_p90_s": p90_s})
+    handle = await backend.submit(order(backend, quote=quote))
+    assert api.bodies[0]["policy"]["executionTimeout"] == limit_ms
+    assert handle.details["execution_timeout_s"] == f"{limit_ms / 1000:g}"

@@ -42,12 +42,17 @@ from hybrid_video.models import (
     WorkOrder,
     utc_now,
 )
+from hybrid_video.pricing.quoting import KNOWN_FROM
 
 log = logging.getLogger(__name__)
 
 KEY = "runpod-serverless"
 OUTAGE_PATIENCE_S = 900.0
 """How long RunPod may be out of reach while it holds a job: half of the time for which it keeps a result."""
+
+SHORTEST_LIMIT_S = 300.0
+LIMIT_MARGIN = 4.0
+"""A job is ended after four times what nine of ten took, and never before five minutes: workers may load weights."""
 
 SECOND_LOOK_S = 1.0
 """Pause before a 404 is believed: a job that was paid for is not given up for one odd answer."""
@@ -132,7 +137,8 @@ class ServerlessBackend:
 
     async def submit(self, order: WorkOrder) -> JobHandle:
         """Sends the job once."""
-        body = await body_for(order, self._settings)
+        limit_s = self._limit_s(order.quote)
+        body = await body_for(order, self._settings.model_copy(update={"execution_timeout_s": limit_s}))
         now = utc_now()
         job_id = await self._jobs().run(body)
         log.info("job %s accepted by %s as %s", order.label, KEY, job_id)
@@ -147,7 +153,7 @@ class ServerlessBackend:
                 "endpoint": self._settings.endpoint_url.rsplit("/", 1)[-1],
                 "prefix": order.filename_prefix,
                 "gpu": self._settings.gpu,
-                "execution_timeout_s": f"{self._settings.execution_timeout_s:g}",
+                "execution_timeout_s": f"{limit_s:g}",
                 "result_kept_s": str(RESULT_KEPT_S),
             },
         )
@@ -230,6 +236,16 @@ class ServerlessBackend:
             )
         billed_s = failure.execution_s if failure else status.execution_s if status else None
         return self._quoter.settle_gpu_time(quote, gpu=self._settings.gpu, billed_s=billed_s, success=False)
+
+    def _limit_s(self, quote: Quote) -> float:
+        """Seconds after which RunPod ends the job: the setting, or less once it is known what clips take.
+
+        A hung worker is paid for until then, and a clip cut off is paid for in vain, so the margin is wide.
+        """
+        longest_s = self._settings.execution_timeout_s
+        if quote.observed < KNOWN_FROM or not quote.service_p90_s:
+            return longest_s
+        return min(longest_s, max(SHORTEST_LIMIT_S, LIMIT_MARGIN * quote.service_p90_s * quote.time_scale))
 
     def _jobs(self) -> JobsClient:
         if self._client is None:
