@@ -46,7 +46,8 @@ class Resource:
             return UNLIMITED if any(ready <= horizon_s + EPSILON for ready in self.starts()) else 0
         if not self.ready_s:
             return self.slots * max(0, math.floor(horizon_s / self.service_s + EPSILON))
-        return sum(max(0, math.floor((horizon_s - ready) / self.service_s + EPSILON)) for ready in self.ready_s)
+        each = self.service_s
+        return sum([int((horizon_s - ready) / each + EPSILON) for ready in self.ready_s if ready < horizon_s])
 
     def starts(self) -> tuple[float, ...]:
         """When each slot can take its first job."""
@@ -252,18 +253,21 @@ def _affordable_s(resources: Sequence[Resource], jobs: int, budget_usd: Decimal)
 
 def _first_end(resources: Sequence[Resource], holds: Callable[[float], bool], high_s: float) -> float:
     """The first end of a clip at which a condition holds that stays true once it is; `high_s` is one where it holds."""
-    low_s = 0.0
-    while True:
-        before_s = max((end for r in resources if (end := r.end_before(high_s)) is not None), default=None)
-        if before_s is None or not holds(before_s):
-            return high_s
-        high_s = before_s
+    low_s, finest_s = 0.0, min((r.service_s for r in resources if r.slots and r.service_s > 0), default=high_s)
+    end_s = high_s
+    while high_s - low_s > finest_s / 4:
         middle_s = (low_s + high_s) / 2
-        end_s = _end_by(resources, middle_s)
-        if end_s is not None and holds(end_s):
-            high_s = end_s
+        if holds(middle_s):
+            high_s = end_s = middle_s
         else:
             low_s = middle_s
+    last_s = _end_by(resources, end_s)
+    end_s = end_s if last_s is None or not holds(last_s) else last_s
+    while True:
+        before_s = max((end for r in resources if (end := r.end_before(end_s)) is not None), default=None)
+        if before_s is None or not holds(before_s):
+            return end_s
+        end_s = before_s
 
 
 def _end_by(resources: Sequence[Resource], time_s: float) -> float | None:

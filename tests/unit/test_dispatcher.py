@@ -114,12 +114,24 @@ def test_a_job_with_one_option_waits_for_it_and_is_not_sent_elsewhere() -> None:
     assert [(item.job, item.backend) for item in made] == [("any", "gemini")]
 
 
-def test_jobs_are_taken_in_the_order_given() -> None:
-    """Precedence holds across groups: the first job that a lane may take is the one it takes."""
-    dear = {"local": quote("local", "0", 30), "cloud": quote("cloud", "0.02", 60)}
+def test_jobs_of_one_size_are_taken_in_the_order_given() -> None:
+    """Order holds across kinds of jobs: the first job that a lane may take is the one it takes."""
+    dear = {"local": SEED_QUOTES["local"], "cloud": quote("cloud", "0.02", 60)}
     jobs = [PendingJob("a", SEED_QUOTES), PendingJob("b", dear), PendingJob("c", SEED_QUOTES)]
     made = dispatcher.assign(dispatcher.grouped(jobs), free_lanes(local=2), 1000)
     assert [item.job for item in made] == ["a", "b"]
+
+
+def test_rank_comes_before_size_and_size_before_arrival() -> None:
+    """A small job of high priority goes first; among equals the largest does, so that small ones fill the end."""
+    small, large = {"local": quote("local", "0", 10)}, {"local": quote("local", "0", 30)}
+    jobs = [
+        PendingJob("small", small),
+        PendingJob("large", large),
+        PendingJob("first", small, rank=dispatcher.precedence(80) - dispatcher.precedence(0)),
+    ]
+    made = dispatcher.assign(dispatcher.grouped(jobs), free_lanes(local=3), 1000)
+    assert [item.job for item in made] == ["first", "large", "small"]
 
 
 def test_each_assignment_says_why_now_and_there() -> None:
@@ -167,7 +179,7 @@ def test_without_a_goal_the_value_of_time_decides() -> None:
 def test_nothing_to_do_or_nowhere_to_do_it_is_no_assignment() -> None:
     """No job, no lane, or no lane of a backend that a job may use."""
     groups = dispatcher.grouped(HUNDRED)
-    assert dispatcher.assign([], free_lanes(**SEED_LANES), 100) == []
+    assert dispatcher.assign(dispatcher.grouped([]), free_lanes(**SEED_LANES), 100) == []
     assert dispatcher.assign(groups, [], 100) == []
     assert dispatcher.assign(groups, free_lanes(other=3), 100) == []
     assert dispatcher.horizon(Goal(), groups, []) == float("inf")

@@ -18,7 +18,7 @@ from decimal import ROUND_DOWN, Decimal
 from typing import Any
 
 from hybrid_video import dispatcher
-from hybrid_video.dispatcher import Assignment, Goal, LaneState, PendingGroup, PendingJob
+from hybrid_video.dispatcher import Assignment, Goal, LaneState, PendingJob, Waiting
 from hybrid_video.engine.attempts import AttemptDriver, Outcome, Ticket
 from hybrid_video.engine.events import Event, EventKind, Observer
 from hybrid_video.engine.prepare import Prepared
@@ -114,6 +114,7 @@ class BatchRun:
         self._shots = {shot.job.id: shot for shot in prepared.shots}
         self._jobs: dict[str, _Progress] = {}
         self._busy: dict[str, _Busy] = {}
+        self._loaded: dict[str, str] = {}
         self._tasks: dict[asyncio.Task[None], str] = {}
         self._last_shown: dict[str, float] = {}
         self._began_s = time.monotonic()
@@ -204,7 +205,9 @@ class BatchRun:
             choices = options(progress.shot, blocked) or self._last_resort(progress, blocked)
             if choices:
                 progress.stuck_since_s = None
-                pending.append(PendingJob(progress.shot.job.id, choices, progress.shot.preferences.prioritize_speed))
+                rank = dispatcher.precedence(progress.shot.job.priority)
+                urgent = progress.shot.preferences.prioritize_speed
+                pending.append(PendingJob(progress.shot.job.id, choices, urgent, rank))
                 able.append(progress)
             else:
                 self._note_stuck(progress, blocked, now)
@@ -218,7 +221,7 @@ class BatchRun:
     def _precedence(self, progress: _Progress) -> tuple[int, int]:
         return (-progress.shot.job.priority, -progress.made)
 
-    def _horizon(self, pending: list[PendingGroup], lanes: list[LaneState], now: float) -> float:
+    def _horizon(self, pending: Waiting, lanes: list[LaneState], now: float) -> float:
         """Seconds from now that the batch should still take; planned anew every few seconds."""
         if now - self._replanned_s >= REPLAN_S or now >= self._horizon_at_s:
             self._replanned_s = now
@@ -228,6 +231,7 @@ class BatchRun:
                 deadline if deadline is None else max(deadline, 0.0),
                 budget,
                 self._settings.routing.value_of_time_usd_per_h,
+                whole_s=self._batch.deadline_s,
             )
             self._horizon_at_s = now + dispatcher.horizon(goal, pending, lanes)
         return self._horizon_at_s - now
@@ -328,6 +332,7 @@ class BatchRun:
         quote = _fitted(quote, headroom) or quote
         order = self._order(progress, attempt_id, assignment.lane, request.attempt, quote)
         self._busy[attempt_id] = _Busy(order, time.monotonic())
+        self._loaded[order.lane] = quote.model
         self._fleet.breaker(quote.backend, quote.model).started(time.monotonic())
         self._spawn(self._drive_new(progress, request, order), progress.shot.job.id)
 

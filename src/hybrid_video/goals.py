@@ -1,0 +1,98 @@
+"""From what a batch aims at to the horizon the dispatcher plans for. Pure; the planner does the arithmetic."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+
+from hybrid_video import planner
+from hybrid_video.planner import Resource
+from hybrid_video.waiting import Waiting
+
+SLACK = 0.5
+"""Share of the shortest service time that a batch without a deadline may take longer."""
+
+GUARD = 0.5
+"""Share of the longest service time kept in hand, so that about 95 of 100 batches are on time."""
+
+
+@dataclass
+class LaneState:
+    """A lane as it stands: `free_s` is when it could start another job; `outstanding` what it holds already.
+
+    `ahead` is how many it may hold behind the running one, `model` what it made last and so has loaded.
+    """
+
+    id: str
+    backend: str
+    free_s: float = 0.0
+    outstanding: int = 0
+    ahead: int = 0
+    model: str = ""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What the batch aims at: a deadline, a budget, or both; neither means balanced.
+
+    Args:
+        whole_s: the deadline as it was at the start, where `deadline_s` is what is left of it.
+        guard_s: seconds before the deadline to aim at; None keeps `GUARD` of the longest service time, but never more
+            than a tenth of the whole. 0 where times are certain.
+    """
+
+    deadline_s: float | None = None
+    budget_usd: Decimal | None = None
+    value_of_time_usd_per_h: float = 10.0
+    whole_s: float | None = None
+    guard_s: float | None = None
+
+
+def horizon(goal: Goal, waiting: Waiting, lanes: Sequence[LaneState], pace: Mapping[str, float] | None = None) -> float:
+    """Seconds from now to plan for: the goal's, or the nearest feasible one.
+
+    A deadline is planned with half a service time in hand; a budget gives the shortest time it can pay for. With both,
+    the budget holds and the deadline is met as nearly as it allows. Without a deadline half a service time is added.
+
+    Args:
+        pace: how many times longer than quoted clips take, per backend, where that was observed.
+    """
+    resources = _resources(waiting, lanes, pace or {})
+    jobs = len(waiting)
+    if not resources or not jobs:
+        return math.inf
+    if goal.deadline_s is not None:
+        wanted = goal.deadline_s - _guard_s(goal, resources)
+        if goal.budget_usd is not None:
+            plan = planner.within_budget(resources, jobs, goal.budget_usd)
+            wanted = max(wanted, plan.duration_s) if plan else math.inf
+        feasible = wanted > 0 and sum(resource.capacity(min(wanted, 1e9)) for resource in resources) >= jobs
+        return wanted if feasible else max(wanted, planner.shortest(resources, jobs).duration_s)
+    if goal.budget_usd is not None:
+        plan = planner.within_budget(resources, jobs, goal.budget_usd)
+    else:
+        plan = planner.balanced(resources, jobs, goal.value_of_time_usd_per_h)
+    # Nobody asked for this very second: without some slack, a lane that runs a little late would send the last
+    # jobs to the dearest backend to save it.
+    return plan.duration_s + SLACK * min(resource.service_s for resource in resources) if plan else math.inf
+
+
+def _guard_s(goal: Goal, resources: Sequence[Resource]) -> float:
+    if goal.guard_s is not None:
+        return goal.guard_s
+    return min(
+        GUARD * max(resource.service_s for resource in resources), 0.1 * (goal.whole_s or goal.deadline_s or 0.0)
+    )
+
+
+def _resources(waiting: Waiting, lanes: Sequence[LaneState], pace: Mapping[str, float]) -> list[Resource]:
+    ready: dict[str, list[float]] = {}
+    for lane in lanes:
+        ready.setdefault(lane.backend, []).append(lane.free_s)
+    return [
+        Resource(key, len(free), total.service_s * pace.get(key, 1.0), total.price_usd, tuple(free))
+        for key, total in waiting.totals.items()
+        if total.jobs and (free := ready.get(key))
+    ]
