@@ -12,7 +12,7 @@ from hybrid_video.cli.app import app
 from hybrid_video.cli.output import guarded
 
 # Each import registers its commands.
-from hybrid_video.cli import cancel, demo, deploy, doctor, emulate, ledger, plan, reconcile, run  # noqa: F401  isort: skip
+from hybrid_video.cli import cancel, demo, deploy, doctor, emulate, explain, ledger, plan, reconcile, run  # noqa: F401  isort: skip
 
 __all__ = ["app", "main"]
 

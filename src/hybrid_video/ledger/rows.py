@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,10 +54,16 @@ def job_row(row: sa.Row[Any]) -> JobRow:
 
 def attempt(row: sa.Row[Any]) -> Attempt:
     """A row of `attempts`."""
-    values = {name: value for name, value in row._mapping.items() if name not in NOT_IN_ATTEMPT}  # noqa: SLF001 - SQLAlchemy's public accessor
-    values["quote"] = Quote.model_validate_json(row.quote)
-    values["handle"] = JobHandle.model_validate_json(row.handle) if row.handle else None
-    values["clip"] = Clip.model_validate_json(row.clip) if row.clip else None
+    return attempt_of(row._asdict())
+
+
+def attempt_of(columns: Mapping[str, Any]) -> Attempt:
+    """The columns of a row of `attempts`."""
+    values = {name: value for name, value in columns.items() if name not in NOT_IN_ATTEMPT}
+    handle, clip = columns["handle"], columns["clip"]
+    values["quote"] = Quote.model_validate_json(columns["quote"])
+    values["handle"] = JobHandle.model_validate_json(handle) if handle else None
+    values["clip"] = Clip.model_validate_json(clip) if clip else None
     return Attempt.model_validate(values)
 
 

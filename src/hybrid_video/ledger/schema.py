@@ -156,12 +156,37 @@ balances = sa.Table(
     sa.Column("reserved_usd", Money, nullable=False),
 )
 
+plans = sa.Table(
+    "plans",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("batch", sa.String(64), nullable=False),
+    sa.Column("planned_at", Utc, nullable=False),
+    sa.Column("jobs", sa.Integer, nullable=False),
+    sa.Column("planned_usd", Money, nullable=False),
+    sa.Column("planned_s", sa.Float, nullable=False),
+    sa.Column("split", sa.Text, nullable=False),
+    sa.Column("pool", sa.Text, nullable=False),
+    sa.Column("deadline_s", sa.Float),
+    sa.Column("budget_usd", Money),
+    sa.Column("spent_before_usd", Money, nullable=False),
+    sa.Column("actual_usd", Money),
+    sa.Column("actual_s", sa.Float),
+    sa.Column("made", sa.Integer),
+    sa.Index("plans_by_batch", "batch", "id"),
+)
+"""What each run of a batch was expected to cost and to take, and what it came to."""
+
 
 def _first(connection: Connection) -> None:
     metadata.create_all(connection)
 
 
-MIGRATIONS: tuple[Callable[[Connection], None], ...] = (_first,)
+def _second(connection: Connection) -> None:
+    plans.create(connection, checkfirst=True)
+
+
+MIGRATIONS: tuple[Callable[[Connection], None], ...] = (_first, _second)
 """Numbered from 1 by position. Append only: a released migration is never edited."""
 
 

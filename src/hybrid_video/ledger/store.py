@@ -18,8 +18,9 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError, StatementError
 
 from hybrid_video.errors import InputError, LedgerError
-from hybrid_video.ledger import money, registration, rows, statements
+from hybrid_video.ledger import forecasts, money, registration, rows, statements
 from hybrid_video.ledger import schema as t
+from hybrid_video.ledger.forecasts import Forecast
 from hybrid_video.ledger.money import Balance, Caps
 from hybrid_video.ledger.owner import Owner
 from hybrid_video.ledger.rows import JobRow
@@ -106,6 +107,29 @@ class Ledger:
         """Notes the end of a run."""
         with self._write() as connection:
             connection.execute(sa.update(t.batches).where(t.batches.c.name == name).values(finished_at=utc_now()))
+
+    def record_plan(self, forecast: Forecast) -> int:
+        """Stores what a run is expected to come to; returns its number, for `record_outcome`."""
+        with self._write() as connection:
+            spent = connection.execute(statements.BALANCE, {"of_scope": f"batch:{forecast.batch}"}).one_or_none()
+            values = forecasts.values(forecast, spent.settled_usd if spent else Decimal(0))
+            number: int = connection.execute(sa.insert(t.plans).values(values).returning(t.plans.c.id)).scalar_one()
+            return number
+
+    def record_outcome(self, plan: int, *, duration_s: float, made: int) -> None:
+        """Stores what a run came to beside its plan."""
+        with self._write() as connection:
+            row = connection.execute(sa.select(t.plans).where(t.plans.c.id == plan)).one()
+            spent = connection.execute(statements.BALANCE, {"of_scope": f"batch:{row.batch}"}).one_or_none()
+            actual = (spent.settled_usd if spent else Decimal(0)) - row.spent_before_usd
+            values = {"actual_usd": actual, "actual_s": duration_s, "made": made}
+            connection.execute(sa.update(t.plans).where(t.plans.c.id == plan).values(values))
+
+    def forecasts(self, batch: str) -> list[Forecast]:
+        """What the runs of a batch were expected to come to, oldest first."""
+        query = sa.select(t.plans).where(t.plans.c.batch == batch).order_by(t.plans.c.id)
+        with self._read() as connection:
+            return [forecasts.forecast(row) for row in connection.execute(query)]
 
     def job_rows(self, batch: str, *, only: Sequence[str] | None = None) -> list[JobRow]:
         """The jobs of a batch in their order."""
