@@ -6,6 +6,7 @@ import asyncio
 import json
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from decimal import Decimal
 
@@ -19,15 +20,15 @@ from hybrid_video.emulators.server import start_server
 from hybrid_video.ledger import Ledger
 from hybrid_video.models import AttemptState, JobState, Tier
 
-LONG_S = {Tier.LOCAL: 400.0, Tier.CLOUD: 400.0, Tier.GEMINI: 400.0}
-"""With the time scale a clip takes 10 s: it is still running whenever a test looks."""
+LONG_S = {Tier.LOCAL: 1600.0, Tier.CLOUD: 1600.0, Tier.GEMINI: 1600.0}
+"""With the time scale a clip takes 40 s: it is still running whenever a test looks."""
 
 GOOGLE_SIZE = {"duration_s": 3, "width": 640, "height": 360}
 
 
 @pytest.fixture
 def long_farm(start_farm: FarmMaker) -> Servers:
-    """Emulators on which every clip takes ten seconds."""
+    """Emulators on which every clip takes longer than any test."""
     return start_farm(FarmOptions(time_scale=TIME_SCALE, service_s=LONG_S, cold_start_s=1.0))
 
 
@@ -168,12 +169,12 @@ def test_a_live_run_stops_one_job_when_asked_and_makes_the_others(
     project: Project, start_farm: FarmMaker, owned: list[Process]
 ) -> None:
     """The run confirms within seconds, goes on with the other job, and reports the cancelled one; exit 1."""
-    farm = start_farm(FarmOptions(time_scale=TIME_SCALE, service_s={Tier.LOCAL: 120.0}))
+    farm = start_farm(FarmOptions(time_scale=TIME_SCALE, service_s={Tier.LOCAL: 240.0}))
     project.use(farm, "local")
     process = start(project, owned, {"priority": 90}, {})
     outcome = project.command("cancel", "film", "--job", "s1", "--json")
     assert (outcome.code, outcomes(outcome.json)) == (0, {"film/s1": "cancelled"}), outcome
-    ended = process.wait(20)
+    ended = process.wait()
     assert ended.code == 1, ended
     assert [clip["job"] for clip in ended.json["clips"]] == ["s2"]
     assert [(line["job"], line["kind"]) for line in ended.json["errors"]] == [("s1", "cancelled")]
@@ -190,7 +191,7 @@ def test_a_live_run_ends_when_its_batch_is_cancelled(
     process = start(project, owned, size, size, size)
     outcome = project.command("cancel", "film", "--json")
     assert (outcome.code, outcome.json["cancelled"]) == (0, 3), outcome
-    ended = process.wait(20)
+    ended = process.wait()
     assert ended.code == 1
     assert {line["kind"] for line in ended.json["errors"]} == {"cancelled"}
     assert set(job_states(project).values()) == {JobState.CANCELLED}
@@ -203,11 +204,13 @@ def test_a_run_that_does_not_answer_is_reported_as_unconfirmed(
     """Its jobs are not taken from it while it lives; the request stays and is honoured when it goes on."""
     project.use(long_farm, "local")
     process = start(project, owned, {})
+    until("it only waits", lambda: project.attempts_in(AttemptState.RUNNING))
+    time.sleep(0.3)  # a process that is stopped in the middle of a commit would keep the ledger locked
     process.signal(signal.SIGSTOP)
     outcome = project.command("cancel", "film", "--wait", "0.5", "--json")
     process.signal(signal.SIGCONT)
     assert (outcome.code, outcomes(outcome.json)) == (1, {"film/s1": "unconfirmed"}), outcome
-    process.wait(20)
+    process.wait()
     assert job_states(project) == {"s1": JobState.CANCELLED}
     nothing_held(project, long_farm)
 
@@ -225,7 +228,7 @@ def test_an_interrupted_run_stops_what_is_accepted_in_mid_submit(
     owned.append(process)
     until("the intent is written", project.attempts)
     process.signal(signal.SIGTERM)
-    process.wait(20)
+    process.wait()
     (attempt,) = project.attempts()
     assert attempt.state is AttemptState.CANCELLED
     nothing_held(project, long_farm)
@@ -255,7 +258,7 @@ def test_an_interrupted_run_gives_back_what_was_refused_in_mid_submit(
         owned.append(process)
         assert asked.wait(20)
         process.signal(signal.SIGTERM)
-        process.wait(20)
+        process.wait()
     finally:
         emulator_thread.do(server.close())
     (attempt,) = project.attempts()
