@@ -228,7 +228,7 @@ class Process:
                 env=dict(os.environ),
             )
 
-    def wait(self, timeout_s: float = 60) -> Outcome:
+    def wait(self, timeout_s: float = 120) -> Outcome:
         """Waits for its end."""
         try:
             code = self.popen.wait(timeout_s)
@@ -253,7 +253,7 @@ class Process:
             self.popen.wait()
 
 
-def until(what: str, true: Callable[[], object], timeout_s: float = 30) -> None:
+def until(what: str, true: Callable[[], object], timeout_s: float = 90) -> None:
     """Waits until something is true."""
     end = time.monotonic() + timeout_s
     while not true():

@@ -48,7 +48,7 @@ def test_all_three_serve_a_batch_and_end_on_sigterm(project: Project, emulate: l
     servers.reset()
     assert servers.charges() == []
     process.signal(signal.SIGTERM)
-    ended = process.wait(15)
+    ended = process.wait()
     assert ended.code == 0, str(ended)
     assert "Traceback" not in ended.err
     with pytest.raises(httpx.ConnectError):
@@ -68,7 +68,7 @@ def test_only_the_named_ports_are_served_and_faults_come_from_a_file(project: Pr
     answers = [httpx.get(f"http://127.0.0.1:{port}/system_stats").status_code for _ in range(2)]
     assert answers == [500, 200]
     process.signal(signal.SIGINT)
-    assert process.wait(15).code == 0
+    assert process.wait().code == 0
 
 
 @pytest.mark.parametrize(
