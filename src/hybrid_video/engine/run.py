@@ -20,6 +20,7 @@ from typing import Any
 from hybrid_video import dispatcher
 from hybrid_video.dispatcher import Assignment, Goal, LaneState, PendingJob, Waiting
 from hybrid_video.engine.attempts import AttemptDriver, Outcome, Ticket
+from hybrid_video.engine.backlog import Backlog, Choice
 from hybrid_video.engine.events import Event, EventKind, Observer
 from hybrid_video.engine.prepare import Prepared
 from hybrid_video.engine.report import BatchReport, build_report
@@ -70,6 +71,15 @@ class _Progress:
     not_before_s: float = 0.0
     stuck_since_s: float | None = None
     elsewhere: bool = False
+    known: Shot | None = None
+    """The shot that `alike` was found for: offers are renewed in the course of a run."""
+    alike: int = -1
+    """Equal for jobs with the same offers and the same wishes."""
+
+    @property
+    def untouched(self) -> bool:
+        """Whether nothing has happened that sets it apart from the others like it."""
+        return not (self.made or self.excluded or self.limited or self.last_backend or self.stuck_since_s)
 
 
 @dataclass
@@ -124,6 +134,8 @@ class BatchRun:
         self._asked_at_s = float("-inf")
         self._stopping: set[str] = set()
         self._wake = asyncio.Event()
+        self._kinds: dict[object, int] = {}
+        self._backlog = Backlog(self._pending, lambda job: self._jobs[job].made > 0)
 
     async def run(self) -> BatchReport:
         """Makes every job and returns the report. A cancellation stops the remote work first, then reports."""
@@ -197,29 +209,47 @@ class BatchRun:
 
     def _assign(self, waiting: list[_Progress]) -> None:
         now = time.monotonic()
-        pending, able = [], []
-        for progress in sorted(waiting, key=self._precedence):
-            if progress.not_before_s > now:
-                continue
-            blocked = self._unavailable(progress)
-            choices = options(progress.shot, blocked) or self._last_resort(progress, blocked)
-            if choices:
-                progress.stuck_since_s = None
-                rank = dispatcher.precedence(progress.shot.job.priority)
-                urgent = progress.shot.preferences.prioritize_speed
-                pending.append(PendingJob(progress.shot.job.id, choices, urgent, rank))
-                able.append(progress)
-            else:
-                self._note_stuck(progress, blocked, now)
-        if not pending:
+        queue = self._backlog.sync(self._able(waiting, now))
+        if not len(queue):
             return
         lanes = self._lane_states(now)
-        groups = dispatcher.grouped(pending)
-        for assignment in dispatcher.assign(groups, lanes, self._horizon(groups, lanes, now)):
+        for assignment in dispatcher.assign(queue, lanes, self._horizon(queue, lanes, now)):
             self._start(assignment, lanes)
 
-    def _precedence(self, progress: _Progress) -> tuple[int, int]:
-        return (-progress.shot.job.priority, -progress.made)
+    def _able(self, waiting: list[_Progress], now: float) -> dict[str, Choice]:
+        """The jobs that something can take now, in the batch's order, with what can.
+
+        Jobs with the same offers to which nothing has happened yet share one answer.
+        """
+        headroom = self._headroom()
+        shared: dict[int, Choice] = {}
+        able: dict[str, Choice] = {}
+        for progress in waiting:
+            if progress.not_before_s > now:
+                continue
+            if progress.known is not progress.shot:
+                progress.known = progress.shot
+                progress.alike = self._kinds.setdefault(_wishes(progress.shot), len(self._kinds))
+            untouched = progress.untouched
+            choice = shared.get(progress.alike) if untouched else None
+            if choice is None:
+                blocked = self._unavailable(progress, headroom)
+                found = options(progress.shot, blocked) or self._last_resort(progress, blocked)
+                if not found:
+                    self._note_stuck(progress, blocked, now)
+                    continue
+                progress.stuck_since_s = None
+                choice = Choice(progress.alike, tuple(found))
+                if untouched:
+                    shared[progress.alike] = choice
+            able[progress.shot.job.id] = choice
+        return able
+
+    def _pending(self, job: str, choice: Choice) -> PendingJob:
+        shot = self._jobs[job].shot
+        offers = shot.open_offers
+        rank = dispatcher.precedence(shot.job.priority)
+        return PendingJob(job, {key: offers[key] for key in choice.backends}, shot.preferences.prioritize_speed, rank)
 
     def _horizon(self, pending: Waiting, lanes: list[LaneState], now: float) -> float:
         """Seconds from now that the batch should still take; planned anew every few seconds."""
@@ -256,10 +286,9 @@ class BatchRun:
             states.append(LaneState(lane.id, lane.backend, free, len(held), ahead))
         return states
 
-    def _unavailable(self, progress: _Progress) -> dict[str, Refusal]:
+    def _unavailable(self, progress: _Progress, headroom: Decimal) -> dict[str, Refusal]:
         """Backends this job cannot be given now, each with the reason."""
         blocked: dict[str, Refusal] = {}
-        headroom = self._headroom()
         now = time.monotonic()
         for key, quote in progress.shot.open_offers.items():
             resting = self._fleet.unavailable(key, quote.model)
@@ -310,6 +339,7 @@ class BatchRun:
     def _start(self, assignment: Assignment, lanes: Iterable[LaneState]) -> None:
         progress = self._jobs[assignment.job]
         progress.state = JobState.ACTIVE
+        headroom = self._headroom()
         waits: dict[str, float] = {}
         queued: dict[str, int] = {}
         for lane in lanes:
@@ -322,14 +352,13 @@ class BatchRun:
             proposal_reason=assignment.reason,
             waits_s=waits,
             queued=queued,
-            unavailable=self._unavailable(progress),
+            unavailable=self._unavailable(progress, headroom),
             value_of_time_usd_per_h=self._settings.routing.value_of_time_usd_per_h,
         )
         attempt_id = str(uuid.uuid4())
         quote = progress.shot.open_offers[assignment.backend]
         limit = self._job_cap(progress)
-        headroom = self._headroom() if limit is None else min(self._headroom(), limit)
-        quote = _fitted(quote, headroom) or quote
+        quote = _fitted(quote, headroom if limit is None else min(headroom, limit)) or quote
         order = self._order(progress, attempt_id, assignment.lane, request.attempt, quote)
         self._busy[attempt_id] = _Busy(order, time.monotonic())
         self._loaded[order.lane] = quote.model
@@ -631,6 +660,16 @@ class BatchRun:
         if kind != "progress":
             log.info("%s %s %s: %s", kind, event.job or self._batch.name, event.backend, event.message)
         self._observe(event)
+
+
+def _wishes(shot: Shot) -> object:
+    """What decides which backends a job may use now: its offers and its preferences."""
+    offers = (
+        (key, quote.model, quote.amount_usd, quote.reserve_usd, quote.rate_usd_per_s, quote.service_s)
+        for key, quote in shot.open_offers.items()
+    )
+    wished = shot.preferences
+    return (wished.backend, wished.prefer_serverless, tuple(offers))
 
 
 def _fitted(quote: Quote, headroom_usd: Decimal) -> Quote | None:
