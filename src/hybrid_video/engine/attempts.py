@@ -322,8 +322,15 @@ class AttemptDriver:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
             outcome = await backend.cancel(handle)
+            if outcome == "finished":
+                return await backend.watch(handle)
+            if outcome == "unknown":
+                raise SubmitUncertain(
+                    f"takes longer than its limits allow ({error}), and {backend.key} could not be told to stop",
+                    backend=backend.key,
+                ) from None
             raise TerminalError(
-                f"stopped ({outcome}) because it takes longer than its limits allow: {error}",
+                f"stopped because it takes longer than its limits allow: {error}",
                 kind=FailureKind.OVER_BUDGET,
                 backend=backend.key,
                 execution_s=time.monotonic() - (began_s or time.monotonic()),
