@@ -70,7 +70,7 @@ def test_jobs_that_were_tried_before_go_first() -> None:
     backlog.sync(without)
     queue = backlog.sync({**without, "shot-3": CHOICES[0]})
     [kind] = [kind for kind in queue.kinds.values() if kind.entries]
-    assert [item[2].id for item in kind.entries][0] == "shot-3"
+    assert next(item[2].id for item in kind.entries) == "shot-3"
     again = Backlog(entry, lambda job: job in tried).sync(wanted)
     [kind] = again.kinds.values()
     assert [item[2].id for item in kind.entries] == ["shot-3", "shot-0", "shot-1", "shot-2", "shot-4"]
