@@ -1,18 +1,18 @@
 """Fault injection: which call fails, how, and how often, read from a YAML or JSON file.
 
-    seed: 7
-    rules:
-      - server: comfyui          # comfyui, runpod, gemini or *
-        operation: submit        # submit, status, download, upload, health, execute, cancel, create, list or *
-        action: drop_after       # see `Action`
-        after: 2                 # skip the first two matching calls
-        times: 1                 # then hit this many (null: for ever)
-        probability: 0.5         # of those, each with this chance (default 1)
-        match: "shot-0[13]"      # only where this regular expression is found in the job label or prompt
-        status: 503              # for action: status
-        body: "upstream sad"     # for action: status and garbage
-        headers: {Retry-After: "2"}
-        delay_s: 1.5             # real seconds, for action: delay
+seed: 7
+rules:
+  - server: comfyui          # comfyui, runpod, gemini or *
+    operation: submit        # submit, status, download, upload, health, execute, cancel, create, list or *
+    action: drop_after       # see `Action`
+    after: 2                 # skip the first two matching calls
+    times: 1                 # then hit this many (null: for ever)
+    probability: 0.5         # of those, each with this chance (default 1)
+    match: "shot-0[13]"      # only where this regular expression is found in the job label or prompt
+    status: 503              # for action: status
+    body: "upstream sad"     # for action: status and garbage
+    headers: {Retry-After: "2"}
+    delay_s: 1.5             # real seconds, for action: delay
 """
 
 from __future__ import annotations

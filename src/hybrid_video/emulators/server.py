@@ -66,9 +66,7 @@ class ChargeList:
         return [{"id": c.id, "job": c.job, "usd": str(c.usd), "state": c.state} for c in self.rows]
 
 
-def add_control_routes(
-    app: web.Application, charges: ChargeList, faults: FaultPlan, reset: Callable[[], None]
-) -> None:
+def add_control_routes(app: web.Application, charges: ChargeList, faults: FaultPlan, reset: Callable[[], None]) -> None:
     """Adds `GET /_emulator/charges`, `POST /_emulator/reset` and `POST /_emulator/faults` (adds one rule)."""
 
     async def get_charges(_request: web.Request) -> web.Response:
