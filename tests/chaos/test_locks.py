@@ -15,7 +15,7 @@ from chaos_rig import Studio
 from filelock import FileLock
 
 from hybrid_video.errors import LedgerError
-from hybrid_video.history import store as history_store
+from hybrid_video.history import History
 from hybrid_video.ledger import store as ledger_store
 from hybrid_video.models import Tier
 
@@ -110,7 +110,7 @@ async def test_a_history_lock_that_is_never_given_up_does_not_stop_a_batch(
     studio: Studio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A hung process holds the lock file: every wait for it is bounded."""
-    monkeypatch.setattr(history_store, "LOCK_TIMEOUT_S", 0.2)
+    monkeypatch.setitem(History.__init__.__kwdefaults__, "lock_timeout_s", 0.2)
     studio.made_for_one_price(await studio.run(studio.batch()))
     with FileLock(studio.home / "history.lock"):
         report = await studio.run(studio.batch(name="film2"))
