@@ -171,3 +171,25 @@ def print_report(report: BatchReport) -> None:
         f"{report.completed} of {report.jobs} clips in {report.duration_s:.1f} s, {report.failovers} failovers, "
         f"{report.failed} failed"
     )
+    for sentence in honesty_lines(report):
+        console.print(sentence)
+
+
+def honesty_lines(report: BatchReport) -> list[str]:
+    """How far the plan and the quotes were from what happened."""
+    lines = []
+    plan, errors = report.plan, report.quote_errors
+    if plan is not None and plan.actual_s is not None and plan.actual_usd is not None:
+        ended = "" if plan.complete else " (not all of it was made)"
+        lines.append(
+            f"planned ${money(plan.planned_usd)} in {plan.planned_s:.1f} s, came to ${money(plan.actual_usd)} in "
+            f"{plan.actual_s:.1f} s{ended}"
+        )
+    if errors is not None and errors.time_p50 is not None and errors.time_p90 is not None:
+        text = f"times were off by {errors.time_p50:.0%} (half of the clips) and {errors.time_p90:.0%} (nine of ten)"
+        if errors.cost_p50 is not None and errors.cost_p90 is not None:
+            text += f", prices by {errors.cost_p50:.0%} and {errors.cost_p90:.0%}"
+        if errors.within_p90 is not None:
+            text += f"; {errors.within_p90:.0%} stayed within what was expected of nine of ten"
+        lines.append(text)
+    return lines

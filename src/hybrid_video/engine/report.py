@@ -7,6 +7,7 @@ from decimal import Decimal
 from itertools import pairwise
 from typing import Any
 
+from hybrid_video.engine.honesty import PlanLine, QuoteErrors, quote_errors
 from hybrid_video.ledger import JobRow, Ledger
 from hybrid_video.ledger.resolving import advice
 from hybrid_video.models import Attempt, AttemptState, JobState, Model, Tier, Usd
@@ -65,6 +66,8 @@ class BatchReport(Model):
     errors: tuple[ErrorLine, ...]
     simulated: bool = False
     notices: tuple[str, ...] = ()
+    quote_errors: QuoteErrors | None = None
+    plan: PlanLine | None = None
 
     @property
     def exit_code(self) -> int:
@@ -81,6 +84,14 @@ class BatchReport(Model):
             data["by_backend"][tier]["cost_usd"] = money(line.cost_usd)
         for row, clip in zip(data["clips"], self.clips, strict=True):
             row["cost_usd"] = money(clip.cost_usd)
+        if self.plan is not None:
+            actual = self.plan.actual_usd
+            data["plan"] |= {
+                "planned_usd": money(self.plan.planned_usd),
+                "actual_usd": None if actual is None else money(actual),
+                "time_error": self.plan.time_error,
+                "cost_error": self.plan.cost_error,
+            }
         data["duration_s"] = round(self.duration_s, 3)
         return data
 
@@ -100,8 +111,13 @@ def build_report(
     simulated: bool,
     notices: tuple[str, ...] = (),
     jobs: tuple[str, ...],
+    planned: bool = False,
 ) -> BatchReport:
-    """Reads the outcome of a batch from the ledger; counts the jobs the batch has now."""
+    """Reads the outcome of a batch from the ledger; counts the jobs the batch has now.
+
+    Args:
+        planned: this run stored a plan, so the newest one is its own.
+    """
     wanted = set(jobs)
     rows = [row for row in ledger.job_rows(batch) if row.job in wanted]
     by_job: dict[str, list[Attempt]] = defaultdict(list)
@@ -152,6 +168,8 @@ def build_report(
         errors=tuple(errors),
         simulated=simulated,
         notices=notices,
+        quote_errors=quote_errors(attempt for attempts in by_job.values() for attempt in attempts),
+        plan=PlanLine.of(ledger.forecasts(batch)[-1]) if planned else None,
     )
 
 

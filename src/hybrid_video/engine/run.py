@@ -22,8 +22,10 @@ from hybrid_video.dispatcher import Assignment, Goal, LaneState, PendingJob, Wai
 from hybrid_video.engine.attempts import AttemptDriver, Outcome, Ticket
 from hybrid_video.engine.backlog import Backlog, Choice
 from hybrid_video.engine.events import Event, EventKind, Observer
+from hybrid_video.engine.forecast import forecast
 from hybrid_video.engine.prepare import Prepared
-from hybrid_video.engine.report import BatchReport, build_report
+from hybrid_video.engine.report import BatchReport, build_report, money
+from hybrid_video.engine.requoting import Requoter
 from hybrid_video.engine.resume import after_acceptance, find_again
 from hybrid_video.engine.selection import SelectionRequest, Shot, options
 from hybrid_video.engine.steps import DirectSteps, Steps
@@ -40,6 +42,7 @@ from hybrid_video.failures import policy
 from hybrid_video.history import History
 from hybrid_video.ledger import CANCELLED_MESSAGE, Caps, JobCancelledError, JobTakenError, Ledger, Owner
 from hybrid_video.models import Attempt, JobState, JobStatus, Quote, Refusal, Tier, WorkOrder
+from hybrid_video.pricing.timings import ServiceTimes
 from hybrid_video.redaction import redact
 from hybrid_video.settings import Settings
 
@@ -106,6 +109,7 @@ class BatchRun:
         steps: Steps | None = None,
         observer: Observer | None = None,
         simulated: bool = False,
+        timings: ServiceTimes | None = None,
     ) -> None:
         self._batch = prepared.batch
         self._fleet = prepared.fleet
@@ -136,6 +140,9 @@ class BatchRun:
         self._wake = asyncio.Event()
         self._kinds: dict[object, int] = {}
         self._backlog = Backlog(self._pending, lambda job: self._jobs[job].made > 0)
+        self._requoter = Requoter(timings or ServiceTimes(), self._fleet.backends)
+        self._planned: tuple[int, float, frozenset[str]] | None = None
+        """Number of the stored plan, when it was made (monotonic seconds), and the jobs it is about."""
 
     async def run(self) -> BatchReport:
         """Makes every job and returns the report. A cancellation stops the remote work first, then reports."""
@@ -146,6 +153,7 @@ class BatchRun:
         keepers = [asyncio.create_task(self._fleet.keep_fresh()), asyncio.create_task(self._keep_lease())]
         try:
             await self._resume()
+            await self._plan()
             await self._loop()
         except asyncio.CancelledError:
             await self._stop_everything()
@@ -160,6 +168,7 @@ class BatchRun:
             await self._stop_everything()
             self._ledger.release(self._owner)
             self._ledger.finish_batch(self._batch.name)
+            self._record_outcome()
             await self._update_history()
         return self.report()
 
@@ -177,6 +186,7 @@ class BatchRun:
             simulated=self._simulated,
             notices=tuple(self._notices),
             jobs=tuple(self._shots),
+            planned=self._planned is not None,
         )
 
     # -- the loop --------------------------------------------------------------------------------------------------
@@ -186,6 +196,7 @@ class BatchRun:
             self._honour_requests()
             self._watch_others()
             waiting = [p for p in self._jobs.values() if p.state is JobState.PENDING]
+            self._requote(waiting)
             if not waiting and not self._tasks and not any(p.elsewhere for p in self._jobs.values()):
                 return
             self._assign(waiting)
@@ -457,11 +468,13 @@ class BatchRun:
         if failure is None:
             breaker.succeeded()
             await _to_its_end(self._steps.record(self._driver, outcome, JobState.DONE))
+            await self._learn(order)
             progress.state = JobState.DONE
             self._tell("done", outcome.clip.path if outcome.clip else "", order=order)
             return
         next_state = self._next_state(progress, failure, order.quote.backend)
         await _to_its_end(self._steps.record(self._driver, outcome, next_state))
+        await self._learn(order)
         rule = policy(failure.kind)
         if rule.fault == "backend" or rule.fatal_for_backend:
             breaker.failed(time.monotonic(), fatal=rule.fatal_for_backend)
@@ -508,6 +521,45 @@ class BatchRun:
     @staticmethod
     def _job_cap(progress: _Progress) -> Decimal | None:
         return progress.shot.preferences.max_cost_usd
+
+    # -- expecting and learning ------------------------------------------------------------------------------------
+
+    async def _plan(self) -> None:
+        """Stores what the run is expected to come to, before it spends anything."""
+        waiting = [p.shot for p in self._jobs.values() if p.state is JobState.PENDING]
+        found = forecast(
+            self._batch.name,
+            waiting,
+            self._fleet.lanes(),
+            deadline_s=self._batch.deadline_s,
+            budget_usd=None if self._batch.budget_usd is None else self._headroom(),
+            value_of_time_usd_per_h=self._settings.routing.value_of_time_usd_per_h,
+        )
+        if found is None:
+            return
+        number = await asyncio.to_thread(self._ledger.record_plan, found)
+        self._planned = (number, time.monotonic(), frozenset(shot.job.id for shot in waiting))
+        split = ", ".join(f"{count} {key}" for key, count in found.split.items() if count)
+        self._tell("plan", f"expected: ${money(found.planned_usd)} in {found.planned_s:.1f} s ({split})")
+
+    def _record_outcome(self) -> None:
+        """Stores what the run came to beside its plan."""
+        if self._planned is None:
+            return
+        number, began_s, jobs = self._planned
+        made = sum(p.state is JobState.DONE for key, p in self._jobs.items() if key in jobs)
+        self._ledger.record_outcome(number, duration_s=time.monotonic() - began_s, made=made)
+
+    async def _learn(self, order: WorkOrder) -> None:
+        """What a finished attempt took teaches the quotes of the waiting jobs."""
+        self._requoter.learn(await asyncio.to_thread(self._ledger.attempt, order.attempt_id))
+
+    def _requote(self, waiting: list[_Progress]) -> None:
+        """Renews the offers of waiting jobs after something was learned."""
+        if not waiting or not self._requoter.due():
+            return
+        for progress, shot in zip(waiting, self._requoter.renewed(p.shot for p in waiting), strict=True):
+            progress.shot = shot or progress.shot
 
     # -- before and after ------------------------------------------------------------------------------------------
 

@@ -87,6 +87,7 @@ async def batch_run(
                 steps=steps,
                 observer=observer,
                 simulated=settings.routing.simulated,
+                timings=context.quoter.timings,
             )
         finally:
             await fleet.close()
