@@ -250,7 +250,7 @@ class BatchRun:
                     self._note_stuck(progress, blocked, now)
                     continue
                 progress.stuck_since_s = None
-                choice = Choice(progress.alike, tuple(found))
+                choice = self._backlog.choice(progress.alike, tuple(found))
                 if untouched:
                     shared[progress.alike] = choice
             able[progress.shot.job.id] = choice
