@@ -88,7 +88,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("site")
     with PrefectServer(folder / "prefect") as server:
         assert create_pools(server.url) == ["local-gpu", "cloud-gpu"]
-        assert deploy(server.url, project_dir(), home=server.home) == ["cloud-gpu", "local-gpu"]
+        assert deploy(server.url, project_dir(), home=server.home) == ["cloud-gpu", "every-hour", "local-gpu"]
         yield Site(server, folder)
 
 
@@ -205,6 +205,17 @@ def test_the_form_explains_every_parameter(site: Site) -> None:
     assert {"batch", "batch_file", "out_dir", "deadline_s", "budget_usd"} <= set(schema["properties"])
     assert [name for name, field in schema["properties"].items() if not field.get("description")] == []
     assert {"Batch", "VideoJob", "Preferences"} <= set(schema["definitions"])
+
+
+@pytest.mark.usefixtures("worker")
+def test_reconcile_runs_as_a_deployment(site: Site) -> None:
+    """The hourly deployment looks after what earlier runs left, and is switched off until somebody wants it."""
+    deployment = call(site.server.url, "GET", "/deployments/name/reconcile/every-hour")
+    assert [(found["slug"], found["active"]) for found in deployment["schedules"]] == [("hourly", False)]
+    run: str = call(site.server.url, "POST", f"/deployments/{deployment['id']}/create_flow_run", {})["id"]
+    state = ended(site, run)
+    assert state["type"] == "COMPLETED", state
+    books_are_whole(site)
 
 
 def test_schedules_start_switched_off_and_stay_as_the_user_left_them(site: Site) -> None:

@@ -181,7 +181,7 @@ def _before_sending(error: Exception, backend: str) -> BackendError | None:
     root = _root(error)
     if isinstance(root, NOT_SENT) or isinstance(error, TransportError):
         return TransientError(
-            f"Google could not be reached ({type(root).__name__}); check the network and the configured URL",
+            f"Google could not be reached ({type(root).__name__}); check the network and HYBRID_VIDEO_GEMINI_URL",
             kind=FailureKind.UNREACHABLE,
             backend=backend,
             detail=redact(root, 500),
