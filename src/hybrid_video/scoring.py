@@ -30,12 +30,13 @@ VALUE_OF_TIME_USD_PER_H = 10.0
 """What an hour of waiting is worth where nobody says otherwise."""
 
 SERVERLESS = "runpod-serverless"
+TIGHT = Decimal("1.2")
 
 
 def permission(candidate: Candidate, preferences: EffectivePreferences) -> Refusal | None:
     """Why the user's limits forbid a candidate, if they do. A hard limit holds for preferred backends too.
 
-    The limit is held against what a clip may cost at worst, because that is what the spend gate reserves.
+    The limit is held against the least that must be reserved, because the spend gate would refuse it otherwise.
     """
     quote = candidate.quote
     if not preferences.permits(candidate.tier):
@@ -48,13 +49,23 @@ def permission(candidate: Candidate, preferences: EffectivePreferences) -> Refus
         return None
     if quote.amount_usd > limit:
         return Refusal(code="limit", reason=f"its price of ${quote.amount_usd:f} is over the limit of ${limit:f}")
-    if quote.reserve_usd > limit:
+    least = least_reserve_usd(quote)
+    if least > limit:
         return Refusal(
             code="limit",
-            reason=f"it is expected to cost ${quote.amount_usd:f} but may cost up to ${quote.reserve_usd:f}, which is "
-            f"over the limit of ${limit:f}",
+            reason=f"it is expected to cost ${quote.amount_usd:f} but may cost ${least:f}, which is over the limit of "
+            f"${limit:f}",
         )
     return None
+
+
+def least_reserve_usd(quote: Quote) -> Decimal:
+    """The smallest reservation with which a job may start.
+
+    A price per second is reserved with much to spare; near a limit that may shrink to a fifth above the expected cost,
+    because the job is stopped before it crosses the limit. Any other price is reserved whole.
+    """
+    return min(quote.reserve_usd, quote.amount_usd * TIGHT) if quote.rate_usd_per_s else quote.reserve_usd
 
 
 def rank(

@@ -108,7 +108,7 @@ def test_no_limit_is_ever_crossed(candidates: list[Candidate], preferences: Effe
         assert item.quote is not None
         assert preferences.permits(item.tier)
         if preferences.max_cost_usd is not None:
-            assert item.quote.reserve_usd <= preferences.max_cost_usd
+            assert scoring.least_reserve_usd(item.quote) <= preferences.max_cost_usd
 
 
 def test_a_free_gpu_wins_until_two_clips_wait_for_it() -> None:
@@ -181,8 +181,17 @@ def test_the_limit_is_held_against_the_worst_case() -> None:
     refusal = scoring.permission(risky, EffectivePreferences(max_cost_usd=Decimal("0.05")))
     assert refusal is not None
     assert refusal.code == "limit"
-    assert "$0.02 but may cost up to $0.06" in refusal.reason
+    assert "$0.02 but may cost $0.06" in refusal.reason
     assert scoring.permission(risky, EffectivePreferences(max_cost_usd=Decimal("0.06"))) is None
+
+
+def test_a_price_per_second_needs_only_a_fifth_more_than_expected_near_a_limit() -> None:
+    """Its reservation may shrink, because the job is stopped before it crosses the limit."""
+    priced = quote("runpod-serverless", "0.02", 20, reserve_usd="0.06")
+    metered = priced.model_copy(update={"rate_usd_per_s": Decimal("0.001")})
+    item = Candidate(backend="runpod-serverless", tier=Tier.CLOUD, quote=metered)
+    assert scoring.permission(item, EffectivePreferences(max_cost_usd=Decimal("0.024"))) is None
+    assert scoring.permission(item, EffectivePreferences(max_cost_usd=Decimal("0.0239"))) is not None
 
 
 def test_without_cloud_fallback_no_paid_tier_is_left() -> None:

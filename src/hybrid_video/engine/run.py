@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from decimal import ROUND_DOWN, Decimal
 from typing import Any
 
-from hybrid_video import dispatcher
+from hybrid_video import dispatcher, scoring
 from hybrid_video.dispatcher import Assignment, Goal, LaneState, PendingJob, Waiting
 from hybrid_video.engine.attempts import AttemptDriver, Outcome, Ticket
 from hybrid_video.engine.backlog import Backlog, Choice
@@ -53,7 +53,6 @@ RENEW_S = 10.0
 REPLAN_S = 0.25
 PROGRESS_S = 0.5
 LIMIT_PAUSE_S = 2.0
-TIGHT = Decimal("1.2")
 NANO = Decimal("0.000000001")
 REATTACH_ATTEMPTS = 2
 CANCEL_LOOK_S = 1.0
@@ -732,8 +731,7 @@ def _fitted(quote: Quote, headroom_usd: Decimal) -> Quote | None:
     """
     if quote.reserve_usd <= headroom_usd:
         return quote
-    tight = quote.amount_usd * TIGHT
-    if not quote.rate_usd_per_s or tight > headroom_usd:
+    if scoring.least_reserve_usd(quote) > headroom_usd:
         return None
     return quote.model_copy(update={"reserve_usd": headroom_usd.quantize(NANO, rounding=ROUND_DOWN)})
 
