@@ -19,7 +19,7 @@ from hybrid_video.history import History
 from hybrid_video.ledger import Ledger
 from hybrid_video.ledger.verify import verify
 from hybrid_video.models import Model
-from hybrid_video.pricing.catalog import PriceBook
+from hybrid_video.pricing.refresh import load_prices
 from hybrid_video.settings import Settings
 
 CHECK_TIMEOUT_S = 30.0
@@ -119,7 +119,7 @@ def _history(history: History, ledger: Ledger) -> Finding:
 
 
 def _prices(settings: Settings) -> Finding:
-    book = PriceBook.load(settings.routing.prices)
+    book = load_prices(settings.routing.prices, settings)
     today: date = datetime.now(UTC).date()
     age = book.age_days(today)
     detail = f"profile {book.profile}, {len(book.entries)} entries, the oldest checked {age} days ago"

@@ -10,17 +10,20 @@ import typer
 from rich.table import Table
 
 from hybrid_video import planner
+from hybrid_video.advice import advise
 from hybrid_video.batchfile import load_batch
 from hybrid_video.cli.app import app
 from hybrid_video.cli.output import console, print_json
 from hybrid_video.cli.run import BudgetOption, DeadlineOption, JsonOption, parse_seconds, parse_usd
 from hybrid_video.engine.report import money
-from hybrid_video.errors import InputError
+from hybrid_video.errors import InputError, LedgerError
 from hybrid_video.estimates import default_slots, parse_slots, resources, tier_quote
+from hybrid_video.history import History
+from hybrid_video.history.queries import learned_times
 from hybrid_video.models import MAX_JOBS, Tier, VideoJob
 from hybrid_video.planner import Frontier, Plan, Resource
-from hybrid_video.pricing.catalog import PriceBook
 from hybrid_video.pricing.quoting import Quoter
+from hybrid_video.pricing.refresh import load_prices
 from hybrid_video.pricing.timings import ServiceTimes
 from hybrid_video.settings import Settings
 
@@ -42,7 +45,8 @@ def plan(
     shots = _jobs(file, jobs)
     deadline_s = None if deadline is None else parse_seconds("--deadline", deadline)
     cap = None if budget is None else parse_usd("--budget", budget)
-    quoter = Quoter(PriceBook.load(_profile(prices, settings)), ServiceTimes())
+    book = load_prices(_profile(prices, settings), settings)
+    quoter = Quoter(book, ServiceTimes() if book.profile == "seed" else _known_times(settings))
     counts = default_slots(settings) if slots is None else parse_slots(slots)
     distinct = _distinct(shots)
     quotes = {tier: [tier_quote(quoter, settings, tier, job) for job in distinct] for tier in Tier}
@@ -51,6 +55,7 @@ def plan(
     chosen, note = choose(pool, len(shots), frontier, deadline_s, cap, settings.routing.value_of_time_usd_per_h)
     gemini = resources({Tier.GEMINI: quotes[Tier.GEMINI]}, {Tier.GEMINI: max(1, counts.get(Tier.GEMINI, 0))})[0]
     answer = describe(chosen, frontier, planner.all_on(gemini, len(shots)), note)
+    answer["advice"] = advise(pool, len(shots), chosen)
     _show(answer, pool)
     if json_output:
         print_json(answer)
@@ -129,6 +134,16 @@ def _distinct(shots: list[VideoJob]) -> list[VideoJob]:
     return shots[:1] if len(shapes) == 1 else shots
 
 
+def _known_times(settings: Settings) -> ServiceTimes:
+    """What earlier batches taught; the published times where there is no history or it cannot be read."""
+    if not settings.storage.history_path.exists():
+        return ServiceTimes()
+    try:
+        return learned_times(History(settings.storage.history_path))
+    except LedgerError:
+        return ServiceTimes()
+
+
 def _profile(prices: str | None, settings: Settings) -> Literal["current", "seed"]:
     if prices is None:
         return settings.routing.prices
@@ -158,3 +173,5 @@ def _show(answer: dict[str, Any], pool: list[Resource]) -> None:
     )
     if answer["note"]:
         console.print(f"[yellow]{answer['note']}[/]")
+    for sentence in answer["advice"]:
+        console.print(sentence)

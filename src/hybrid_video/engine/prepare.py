@@ -23,8 +23,8 @@ from hybrid_video.history import History
 from hybrid_video.history.queries import learned_times
 from hybrid_video.inputs import resolve_image, resolve_workflow
 from hybrid_video.models import Batch, EffectivePreferences, VideoJob
-from hybrid_video.pricing.catalog import PriceBook
 from hybrid_video.pricing.quoting import Quoter
+from hybrid_video.pricing.refresh import load_prices
 from hybrid_video.pricing.timings import ServiceTimes
 from hybrid_video.settings import Settings
 
@@ -46,7 +46,7 @@ def build_context(settings: Settings, history: History | None) -> BackendContext
     """Prices of the configured profile and timings corrected by the history, where there is one."""
     scale = settings.routing.time_scale
     timings = learned_times(history, time_scale=scale) if history is not None else ServiceTimes()
-    prices = PriceBook.load(settings.routing.prices)
+    prices = load_prices(settings.routing.prices, settings)
     return BackendContext(settings, Quoter(prices, timings, scale))
 
 

@@ -167,7 +167,8 @@ class BatchRun:
             await self._stop_everything()
             self._ledger.release(self._owner)
             self._ledger.finish_batch(self._batch.name)
-            self._record_outcome()
+            with contextlib.suppress(HybridVideoError):
+                self._record_outcome()
             await self._update_history()
         return self.report()
 
@@ -467,13 +468,12 @@ class BatchRun:
         if failure is None:
             breaker.succeeded()
             await _to_its_end(self._steps.record(self._driver, outcome, JobState.DONE))
-            await self._learn(order)
             progress.state = JobState.DONE
             self._tell("done", outcome.clip.path if outcome.clip else "", order=order)
+            await self._learn(order)
             return
         next_state = self._next_state(progress, failure, order.quote.backend)
         await _to_its_end(self._steps.record(self._driver, outcome, next_state))
-        await self._learn(order)
         rule = policy(failure.kind)
         if rule.fault == "backend" or rule.fatal_for_backend:
             breaker.failed(time.monotonic(), fatal=rule.fatal_for_backend)
@@ -486,6 +486,7 @@ class BatchRun:
             JobState.CANCELLED: "cancelled",
         }
         self._tell(kinds.get(next_state, "failed"), str(failure), order=order)
+        await self._learn(order)
 
     def _next_state(self, progress: _Progress, failure: BackendError, backend: str) -> JobState:
         """What becomes of the job after a failed attempt; also notes exclusions and the back-off."""
@@ -551,7 +552,8 @@ class BatchRun:
 
     async def _learn(self, order: WorkOrder) -> None:
         """What a finished attempt took teaches the quotes of the waiting jobs."""
-        self._requoter.learn(await asyncio.to_thread(self._ledger.attempt, order.attempt_id))
+        with contextlib.suppress(HybridVideoError):
+            self._requoter.learn(await asyncio.to_thread(self._ledger.attempt, order.attempt_id))
 
     def _requote(self, waiting: list[_Progress]) -> None:
         """Renews the offers of waiting jobs after something was learned."""

@@ -11,6 +11,7 @@ from datetime import date
 from decimal import Decimal
 from functools import cache
 from importlib import resources
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -48,14 +49,28 @@ class PriceBook:
         self._entries = tuple(sorted(entries, key=lambda e: e.checked, reverse=True))
 
     @classmethod
-    def load(cls, profile: Profile) -> PriceBook:
-        """The shipped prices of a profile."""
-        return cls(profile, tuple(entry for entry in _shipped() if entry.profile == profile))
+    def load(cls, profile: Profile, folder: Path | None = None) -> PriceBook:
+        """The shipped prices of a profile, and those in the `*.toml` files of a folder.
+
+        Of two entries of one day the one in the later file counts, and a file of the folder before the shipped ones.
+
+        Raises:
+            ConfigurationError: a file of the folder is not understood; names it.
+        """
+        own = _own(folder) if folder is not None else ()
+        return cls(profile, tuple(entry for entry in (*own, *_shipped()) if entry.profile == profile))
 
     @property
     def entries(self) -> tuple[PriceEntry, ...]:
         """Every entry, the newest first."""
         return self._entries
+
+    def in_use(self) -> tuple[PriceEntry, ...]:
+        """The newest entry for each backend, GPU, model and resolution: those that later ones have not replaced."""
+        newest: dict[tuple[str, ...], PriceEntry] = {}
+        for entry in self._entries:
+            newest.setdefault((entry.tier, entry.backend, entry.gpu, entry.model, entry.resolution), entry)
+        return tuple(newest.values())
 
     def find(self, *, backend: str, tier: Tier, gpu: str = "", model: str = "", resolution: str = "") -> PriceEntry:
         """The newest entry for this backend, GPU, model and resolution.
@@ -80,7 +95,7 @@ class PriceBook:
 
     def age_days(self, today: date) -> int:
         """Age of the oldest price still in use, in days."""
-        return max(((today - entry.checked).days for entry in self._entries), default=0)
+        return max(((today - entry.checked).days for entry in self.in_use()), default=0)
 
 
 @cache
@@ -88,6 +103,25 @@ def _shipped() -> tuple[PriceEntry, ...]:
     entries: list[PriceEntry] = []
     for file in sorted(resources.files(__package__).joinpath("data").iterdir(), key=lambda f: f.name):
         if file.name.endswith(".toml"):
-            rows = tomllib.loads(file.read_text(encoding="utf-8"))["price"]
-            entries += [PriceEntry.model_validate({**row, "usd": Decimal(str(row["usd"]))}) for row in rows]
+            entries += _parsed(file.read_text(encoding="utf-8"))
     return tuple(entries)
+
+
+def _own(folder: Path) -> list[PriceEntry]:
+    """Entries of an installation's own files, the latest file first."""
+    entries: list[PriceEntry] = []
+    for path in sorted(folder.glob("*.toml"), reverse=True):
+        try:
+            entries += _parsed(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, KeyError, TypeError, ArithmeticError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise ConfigurationError(
+                f"the price file {str(path)!r} is not understood: {type(error).__name__}: {reason}; correct it, or "
+                "move it away"
+            ) from None
+    return entries
+
+
+def _parsed(text: str) -> list[PriceEntry]:
+    rows = tomllib.loads(text)["price"]
+    return [PriceEntry.model_validate({**row, "usd": Decimal(str(row["usd"]))}) for row in rows]
