@@ -137,6 +137,7 @@ class BatchRun:
         self._asked_at_s = float("-inf")
         self._stopping: set[str] = set()
         self._wake = asyncio.Event()
+        self._resuming = asyncio.Lock()
         self._kinds: dict[object, int] = {}
         self._backlog = Backlog(self._pending, lambda job: self._jobs[job].made > 0)
         self._requoter = Requoter(timings or ServiceTimes(), self._fleet.backends)
@@ -570,21 +571,29 @@ class BatchRun:
                 self._jobs[row.job] = _Progress(self._shots[row.job], row.state, row.attempts)
 
     async def _resume(self, only: str | None = None) -> None:
-        """Takes up what was left open, of all jobs or one, all at once: a look-up may take seconds."""
-        left = [
-            attempt
-            for attempt in await asyncio.to_thread(self._ledger.open_attempts, self._batch.name)
-            if attempt.job in self._jobs and attempt.attempt_id not in self._busy and only in (None, attempt.job)
-        ]
-        await asyncio.gather(*(self._take_up(attempt) for attempt in left))
-        for progress in self._jobs.values():
-            if progress.state is JobState.ACTIVE and not progress.elsewhere and not self._is_driven(progress):
-                progress.state = JobState.PENDING
+        """Takes up what was left open, of all jobs or one, all at once: a look-up may take seconds.
+
+        One round at a time: two rounds that overlap would each drive the same attempt.
+        """
+        async with self._resuming:
+            left = [
+                attempt
+                for attempt in await asyncio.to_thread(self._ledger.open_attempts, self._batch.name)
+                if attempt.job == only or (only is None and attempt.job in self._jobs and not self._drives(attempt))
+            ]
+            await asyncio.gather(*(self._take_up(attempt) for attempt in left))
+            for progress in self._jobs.values():
+                if progress.state is JobState.ACTIVE and not progress.elsewhere and not self._is_driven(progress):
+                    progress.state = JobState.PENDING
 
     async def _take_up(self, attempt: Attempt) -> None:
         """One open attempt; what another live process drives is left to it."""
         progress = self._jobs[attempt.job]
         if not await asyncio.to_thread(self._ledger.claim, self._batch.name, attempt.job, self._owner):
+            progress.elsewhere = True
+            return
+        attempt = await asyncio.to_thread(self._ledger.attempt, attempt.attempt_id)
+        if attempt.finished:  # in the moment between the look and the claim
             progress.elsewhere = True
             return
         progress.state, progress.made = JobState.ACTIVE, 1
@@ -597,6 +606,10 @@ class BatchRun:
         self._busy[order.attempt_id] = _Busy(order, time.monotonic(), seen=True)
         ticket = replace(found.ticket, caps=self._caps(progress, attempt.tier))
         self._spawn(self._drive(progress, ticket), attempt.job)
+
+    def _drives(self, attempt: Attempt) -> bool:
+        """Whether this run is busy with an attempt, the booking of its end included."""
+        return attempt.attempt_id in self._busy or attempt.job in self._tasks.values()
 
     def _is_driven(self, progress: _Progress) -> bool:
         return progress.shot.job.id in self._tasks.values()

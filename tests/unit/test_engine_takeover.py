@@ -1,0 +1,99 @@
+"""A run takes over what a process that has died was driving, each attempt exactly once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from hybrid_video.backends.base import ProgressCallback
+from hybrid_video.engine.selection import SelectionRequest, Shot, decide
+from hybrid_video.ledger import Caps, Ledger, Owner
+from hybrid_video.ledger.verify import verify
+from hybrid_video.models import (
+    AttemptState,
+    Batch,
+    Candidate,
+    EffectivePreferences,
+    JobHandle,
+    JobStatus,
+    Quote,
+    VideoJob,
+    WorkOrder,
+    utc_now,
+)
+from tests.unit.engine_rig import ScriptedBackend, ran, small
+
+JOBS = tuple(small(f"s{n}") for n in range(6))
+
+
+@dataclass
+class WatchedBackend(ScriptedBackend):
+    """Counts how often each attempt is watched; looking one up takes longer than a turn of the run's loop."""
+
+    watched: Counter[str] = field(default_factory=Counter)
+
+    async def find(self, order: WorkOrder) -> JobHandle | Literal["unknown"] | None:
+        await asyncio.sleep(1.2)
+        return handle_of(order)
+
+    async def watch(self, handle: JobHandle, on_progress: ProgressCallback | None = None) -> JobStatus:
+        self.watched[handle.attempt_id] += 1
+        await asyncio.sleep(0.2)
+        return await super().watch(handle, on_progress)
+
+
+def handle_of(order: WorkOrder) -> JobHandle:
+    """The receipt of an order."""
+    return JobHandle(
+        backend=order.quote.backend,
+        attempt_id=order.attempt_id,
+        remote_id=order.attempt_id,
+        lane=order.lane,
+        submitted_at=utc_now(),
+    )
+
+
+def accepted(ledger: Ledger, owner: Owner, backend: ScriptedBackend, job: VideoJob) -> None:
+    """An attempt that another process has sent, and whose receipt it has not stored yet."""
+    quote = backend.quote(job)
+    assert isinstance(quote, Quote)
+    order = WorkOrder(
+        attempt_id=f"00000000-0000-4000-8000-{int(job.id[1:]):012d}",
+        batch="film",
+        job=job,
+        number=1,
+        seed=1,
+        lane="gemini-0",
+        quote=quote,
+    )
+    offer = Candidate(backend=backend.key, tier=backend.tier, quote=quote)
+    shot = Shot(job, 1, EffectivePreferences(), offers=(offer,))
+    ledger.reserve(order, decide(SelectionRequest(shot, 1)), Caps(), owner)
+    backend.sent.append(order)
+
+
+async def test_jobs_of_a_process_that_dies_are_taken_over_once_each(tmp_path: Path) -> None:
+    """Six paid jobs under way elsewhere; that process dies while we look on: six clips, no second submit or watch."""
+    backend = WatchedBackend("gemini", usd="0.1", slots=6)
+    ledger, other = Ledger.open(tmp_path / "ledger.sqlite3"), Owner(tmp_path)
+    ledger.register(Batch(name="film", jobs=JOBS), out_dir=tmp_path / "out")
+    for job in JOBS:
+        accepted(ledger, other, backend, job)
+
+    async def die() -> None:
+        await asyncio.sleep(0.7)
+        other.close()
+
+    dying = asyncio.create_task(die())
+    async with ran([backend], tmp_path, JOBS) as outcome:
+        assert outcome.report.completed == len(JOBS), outcome.report.errors
+        assert verify(outcome.ledger).ok
+        states = [attempt.state for attempt in outcome.ledger.attempts("film")]
+    await dying
+    ledger.close()
+    assert states == [AttemptState.SETTLED] * len(JOBS)
+    assert len(backend.sent) == len(JOBS)
+    assert set(backend.watched.values()) == {1}, backend.watched
