@@ -46,3 +46,41 @@ def test_a_batch_learns_while_it_runs(project: Project, farm: Servers) -> None:
     assert quotes[0].observed == 0
     assert quotes[-1].observed >= 2
     assert quotes[-1].service_s > 2 * quotes[0].service_s
+
+
+def test_a_batch_that_ran_can_be_replayed(project: Project, farm: Servers) -> None:
+    """Its own times and prices, without a tier, and with sentences that are computed from them."""
+    project.use(farm)
+    report = project.run(project.batch([{}] * 8), "--deadline", "1").json
+    answer = project.command("replay", "film", "--deadline", "600", "--json").json
+    assert answer["actual"]["cost_usd"] == report["cost_usd"]
+    assert sum(answer["actual"]["split"].values()) == sum(answer["replayed"]["split"].values()) == 8
+    assert float(answer["replayed"]["cost_usd"]) == 0
+    without = project.command("replay", "film", "--without", "local", "--json").json
+    assert "comfyui" not in without["replayed"]["split"]
+    assert {row["backend"] for row in without["backends"]} == {"runpod-serverless", "gemini"}
+    repriced = project.command("replay", "film", "--prices", "seed", "--without", "local", "--json").json
+    assert {row["backend"]: row["price_usd"] for row in repriced["backends"]} == {
+        "runpod-serverless": "0.007",
+        "gemini": "0.08",
+    }
+
+
+def test_replay_refuses_what_it_does_not_know(project: Project, farm: Servers) -> None:
+    """An unknown batch, tier or price list: one sentence and exit 2."""
+    project.use(farm, "local")
+    project.run(project.batch([{}]))
+    for arguments in (("nothing",), ("film", "--without", "moon"), ("film", "--prices", "old")):
+        outcome = project.command("replay", *arguments)
+        assert outcome.code == 2, outcome
+        assert "error:" in outcome.err
+
+
+def test_plans_use_what_batches_have_taught(project: Project, farm: Servers) -> None:
+    """The calculator's local time is the emulated one after a batch, and the published one before."""
+    project.use(farm, "local")
+    project.set(HYBRID_VIDEO_TIME_SCALE="1")
+    before = project.command("plan", "--jobs", "1", "--slots", "local=1", "--json").json["duration_s"]
+    project.run(project.batch([{}] * 6))
+    after = project.command("plan", "--jobs", "1", "--slots", "local=1", "--json").json["duration_s"]
+    assert after > 2 * before

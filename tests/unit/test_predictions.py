@@ -9,7 +9,7 @@ import pytest
 
 from hybrid_video.backends.base import BackendContext
 from hybrid_video.backends.comfyui import ComfyUIBackend
-from hybrid_video.engine.forecast import forecast, plan_for
+from hybrid_video.engine.forecast import forecast, plan_for, unproven
 from hybrid_video.engine.honesty import PlanLine, percentile, quote_errors
 from hybrid_video.engine.requoting import Requoter
 from hybrid_video.engine.selection import Shot
@@ -18,7 +18,7 @@ from hybrid_video.models import Attempt, AttemptState, Candidate, EffectivePrefe
 from hybrid_video.planner import Resource
 from hybrid_video.pricing.catalog import PriceBook
 from hybrid_video.pricing.quoting import Quoter
-from hybrid_video.pricing.timings import ServiceTimes
+from hybrid_video.pricing.timings import PROBES, ServiceTimes
 from hybrid_video.settings import ComfyUISettings, Settings
 from tests.unit.deciding_rig import SEED_LANES, SEED_QUOTES, TIERS, job
 from tests.unit.ledger_rig import make_batch
@@ -59,6 +59,18 @@ def test_nothing_to_make_is_not_forecast() -> None:
     """A batch that is run again when all is done stores no plan."""
     assert forecast("film", [], seed_lanes(), deadline_s=None, budget_usd=None, value_of_time_usd_per_h=10) is None
     assert forecast("film", seed_shots(3), [], deadline_s=None, budget_usd=None, value_of_time_usd_per_h=10) is None
+
+
+def test_unproven_times_allow_a_few_early_jobs() -> None:
+    """Three less what was seen; the seed's flat times are known."""
+    backend = comfyui(ServiceTimes())
+    fresh = waiting(backend, 2)
+    assert unproven(fresh) == {"comfyui": PROBES}
+    quote = fresh[0].open_offers["comfyui"]
+    for seen, left in ((2, {"comfyui": 1}), (3, {})):
+        known = Candidate(backend="comfyui", tier=Tier.LOCAL, quote=quote.model_copy(update={"observed": seen}))
+        assert unproven([Shot(fresh[0].job, 1, EffectivePreferences(), offers=(known,))]) == left
+    assert unproven(seed_shots(3)) == {}
 
 
 def test_an_unreachable_deadline_is_forecast_as_what_comes_nearest() -> None:

@@ -11,6 +11,7 @@ from hybrid_video.engine.selection import Shot
 from hybrid_video.ledger.forecasts import Forecast, PoolLine
 from hybrid_video.models import NANO_USD, Lane, Quote
 from hybrid_video.planner import Plan, Resource
+from hybrid_video.pricing.timings import PROBES
 
 
 def pool_of(shots: Sequence[Shot], lanes: Sequence[Lane]) -> tuple[PoolLine, ...]:
@@ -93,6 +94,20 @@ def forecast(
         deadline_s=deadline_s,
         budget_usd=budget_usd,
     )
+
+
+def unproven(shots: Sequence[Shot]) -> dict[str, int]:
+    """For each backend whose times are hardly known, how many jobs it may take before it has to.
+
+    They are jobs that must go there anyway; going early, they teach their times while something can still be changed.
+    Flat times of a price list are known.
+    """
+    least: dict[str, int] = {}
+    for shot in shots:
+        for key, quote in shot.open_offers.items():
+            if quote.service_p90_s:
+                least[key] = min(least.get(key, quote.observed), quote.observed)
+    return {key: PROBES - seen for key, seen in least.items() if seen < PROBES}
 
 
 def mean_usd(amounts: Sequence[Decimal]) -> Decimal:

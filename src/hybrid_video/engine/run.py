@@ -22,7 +22,7 @@ from hybrid_video.dispatcher import Assignment, Goal, LaneState, PendingJob, Wai
 from hybrid_video.engine.attempts import AttemptDriver, Outcome, Ticket
 from hybrid_video.engine.backlog import Backlog, Choice
 from hybrid_video.engine.events import Event, EventKind, Observer
-from hybrid_video.engine.forecast import forecast
+from hybrid_video.engine.forecast import forecast, unproven
 from hybrid_video.engine.prepare import Prepared
 from hybrid_video.engine.report import BatchReport, build_report, money
 from hybrid_video.engine.requoting import Requoter
@@ -141,6 +141,7 @@ class BatchRun:
         self._kinds: dict[object, int] = {}
         self._backlog = Backlog(self._pending, lambda job: self._jobs[job].made > 0)
         self._requoter = Requoter(timings or ServiceTimes(), self._fleet.backends)
+        self._unproven: dict[str, int] = {}
         self._planned: tuple[int, float, frozenset[str]] | None = None
         """Number of the stored plan, when it was made (monotonic seconds), and the jobs it is about."""
 
@@ -225,7 +226,8 @@ class BatchRun:
         if not len(queue):
             return
         lanes = self._lane_states(now)
-        for assignment in dispatcher.assign(queue, lanes, self._horizon(queue, lanes, now)):
+        horizon_s = self._horizon(queue, lanes, now)
+        for assignment in dispatcher.assign(queue, lanes, horizon_s, probes=self._unproven):
             self._start(assignment, lanes)
 
     def _able(self, waiting: list[_Progress], now: float) -> dict[str, Choice]:
@@ -367,6 +369,8 @@ class BatchRun:
             unavailable=self._unavailable(progress, headroom),
             value_of_time_usd_per_h=self._settings.routing.value_of_time_usd_per_h,
         )
+        if self._unproven.get(assignment.backend):
+            self._unproven[assignment.backend] -= 1
         attempt_id = str(uuid.uuid4())
         quote = progress.shot.open_offers[assignment.backend]
         limit = self._job_cap(progress)
@@ -528,6 +532,7 @@ class BatchRun:
     async def _plan(self) -> None:
         """Stores what the run is expected to come to, before it spends anything."""
         waiting = [p.shot for p in self._jobs.values() if p.state is JobState.PENDING]
+        self._unproven = unproven(waiting)
         found = forecast(
             self._batch.name,
             waiting,
