@@ -8,9 +8,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import core, overhead
+from benchmarks import core, dispatch, overhead
 
 if __name__ == "__main__":
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "ERROR")
     core.main()
+    dispatch.run(quick=True)
     overhead.main()

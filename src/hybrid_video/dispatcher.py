@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 from hybrid_video.goals import GUARD, SLACK, Goal, LaneState, horizon
 from hybrid_video.rounds import Backend, Round
-from hybrid_video.waiting import AGING_S, Entry, Kind, PendingJob, Waiting, grouped, precedence
+from hybrid_video.waiting import AGING_S, Entry, Kind, PendingJob, Waiting, grouped, precedence, size_of
 
 __all__ = [
     "AGING_S",
@@ -35,10 +35,18 @@ __all__ = [
     "assign",
     "grouped",
     "horizon",
+    "pick",
     "precedence",
+    "size_of",
 ]
 
 TOLERANCE_S = 1e-6
+
+JUST_IN_TIME = 0.8
+"""Share of the time left that the dearest backend's work may fill before it starts: its times are the least known."""
+
+SURE = 0.1
+"""Share of what the cheaper backends can finish by which they must fall short before clips are made early to learn."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +82,10 @@ def assign(
         for backend in state.backends:
             for index in backend.order():
                 while len(waiting) and backend.may_hold(index, len(waiting) >= state.lanes):
-                    pick = _pick(state, backend, index)
-                    if pick is None:
+                    found = pick(state, backend, index)
+                    if found is None:
                         break
-                    entry, reason = pick
+                    entry, reason = found
                     waiting.take(entry)
                     taken.append(entry)
                     lane = state.give(backend, index, entry[2])
@@ -91,26 +99,39 @@ def assign(
     return made
 
 
-def _pick(state: Round, backend: Backend, index: int) -> tuple[Entry, str] | None:
+def pick(state: Round, backend: Backend, index: int) -> tuple[Entry, str] | None:
     """The waiting job this lane should take now, with the reason."""
-    for kind in _kinds(state, backend, backend.models[index]):
-        if state.alike:
-            entry, reason = kind.entries[0], _reason(state, kind, kind.entries[0][2], backend, index)
+    kinds = _kinds(state, backend, backend.models[index])
+    if state.alike:
+        for kind in kinds:
+            reason = _reason(state, kind, kind.entries[0][2], backend, index)
             if reason is not None:
-                return entry, reason
-        else:
-            pick = _pick_by_size(state, kind, backend, index)
-            if pick is not None:
-                return pick
+                return kind.entries[0], reason
+        return None
+    for any_size in (False, True):
+        for kind in kinds:
+            found = _pick_by_size(state, kind, backend, index, any_size=any_size)
+            if found is not None:
+                return found
     return None
 
 
 def _kinds(state: Round, backend: Backend, model: str) -> list[Kind]:
-    """Kinds this backend may take: by rank, then the loaded model, then size, then arrival."""
-    key = backend.key
+    """Kinds this backend may take: by rank, then the loaded model, then size, then arrival.
+
+    Where sizes differ, jobs with fewer backends come before the larger ones: at the end they would have nowhere to go.
+    """
+    key, alike = backend.key, state.alike
     found = [kind for kind in state.kinds() if kind.entries and key in kind.backends]
     if len(found) > 1:
-        found.sort(key=lambda kind: (kind.rank, bool(model) and kind.models[key] != model, kind.entries[0][:2]))
+        found.sort(
+            key=lambda kind: (
+                kind.rank,
+                bool(model) and kind.models[key] != model,
+                0 if alike else len(kind.backends),
+                kind.entries[0][:2],
+            )
+        )
     return found
 
 
@@ -136,30 +157,42 @@ def _reason(state: Round, kind: Kind, job: PendingJob, backend: Backend, index: 
 def _needed(state: Round, backend: Backend, cheaper: list[Backend], service: float, *, dearest: bool) -> str | None:
     """Why a backend is needed though there are cheaper ones; None if it is not, or not yet."""
     over, rivals, room = state.overflow(cheaper, backend.position)
-    can_wait = dearest and not backend.probes and over < backend.capacity(state.horizon_s - 2 * service, state.soft)
+    in_time_s = JUST_IN_TIME * (state.horizon_s - 2 * service)
+    proven = not backend.probes or over < SURE * room
+    can_wait = dearest and proven and over < backend.capacity(in_time_s, state.soft)
     if over <= 0 or can_wait:
         return None
     return f"cheaper backends can finish only {room:.0f} of the {rivals} waiting jobs within {state.horizon_s:.0f} s"
 
 
-def _pick_by_size(state: Round, kind: Kind, backend: Backend, index: int) -> tuple[Entry, str] | None:
-    """The largest job this lane should take: those left to the dearest backend are passed over by the cheaper ones."""
+def _pick_by_size(
+    state: Round, kind: Kind, backend: Backend, index: int, *, any_size: bool
+) -> tuple[Entry, str] | None:
+    """The largest job this lane should take: those left to the dearest backend are passed over by the cheaper ones.
+
+    Args:
+        any_size: nothing else was found: the smallest of those left to the dearest may be taken too.
+    """
     others = state.others(kind, backend)
-    entries = kind.entries
     if others and not kind.urgent and others[-1].position > backend.position:
-        start = min(state.left_to(others[-1], kind), len(entries) - 1)
-        limit_s = state.horizon_s - backend.free[index] + TOLERANCE_S
-        for place in range(start, len(entries)):
-            if backend.seconds(entries[place][2]) <= limit_s:
-                break
-        else:
-            place = len(entries) - 1
-        entry = entries[place]
+        entry = _largest_in_time(state, kind, backend, index, state.left_to(others[-1], kind))
+        if entry is None and any_size:
+            entry = kind.entries[-1]
+        if entry is None:
+            return None
     else:
-        entry = entries[0]
-        job = entry[2]
-        fits = backend.free[index] + backend.seconds(job) <= state.horizon_s + TOLERANCE_S
-        if others and fits and all(other.finish_s(job) > state.horizon_s for other in others):
+        entry = kind.entries[0]
+        fits = backend.free[index] + backend.seconds(entry[2]) <= state.horizon_s + TOLERANCE_S
+        if others and fits and all(other.finish_s(entry[2]) > state.horizon_s for other in others):
             return entry, f"no cheaper backend can finish it within {state.horizon_s:.0f} s"
     reason = _reason(state, kind, entry[2], backend, index)
     return None if reason is None else (entry, reason)
+
+
+def _largest_in_time(state: Round, kind: Kind, backend: Backend, index: int, start: int) -> Entry | None:
+    """The first of its jobs, from a place on, that a lane finishes by the goal."""
+    limit_s = state.horizon_s - backend.free[index] + TOLERANCE_S
+    for place in range(start, len(kind.entries)):
+        if backend.seconds(kind.entries[place][2]) <= limit_s:
+            return kind.entries[place]
+    return None

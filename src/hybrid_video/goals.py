@@ -14,7 +14,7 @@ from hybrid_video.waiting import Waiting
 SLACK = 0.5
 """Share of the shortest service time that a batch without a deadline may take longer."""
 
-GUARD = 0.5
+GUARD = 0.6
 """Share of the longest service time kept in hand, so that about 95 of 100 batches are on time."""
 
 
@@ -53,8 +53,9 @@ class Goal:
 def horizon(goal: Goal, waiting: Waiting, lanes: Sequence[LaneState], pace: Mapping[str, float] | None = None) -> float:
     """Seconds from now to plan for: the goal's, or the nearest feasible one.
 
-    A deadline is planned with half a service time in hand; a budget gives the shortest time it can pay for. With both,
-    the budget holds and the deadline is met as nearly as it allows. Without a deadline half a service time is added.
+    A deadline is planned with 0.6 of the longest service time in hand; a budget gives the shortest time it can pay for.
+    With both, the budget holds and the deadline is met as nearly as it allows. Without a deadline half of the shortest
+    service time is added.
 
     Args:
         pace: how many times longer than quoted clips take, per backend, where that was observed.

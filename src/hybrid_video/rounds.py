@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from decimal import Decimal
+from heapq import merge
 
 from hybrid_video.goals import LaneState
 from hybrid_video.planner import EPSILON
-from hybrid_video.waiting import Kind, PendingJob, Total, Waiting
+from hybrid_video.waiting import Entry, Kind, PendingJob, Total, Waiting
 
 LONGEST_S = 1e9
+UNSURE = 0.05
+"""Share by which the room of the cheaper backends may turn out smaller; large jobs are kept back for that case."""
+
 WASTE = 0.35
 """Share of a mean clip that a slot loses at the end where sizes differ (simulated; the largest are taken first)."""
 
@@ -170,16 +174,19 @@ class Round:
         What is too much falls on the kinds that come last in rank.
         """
         cheaper = [b for b in self.backends if b.position < dearest.position and b.key in kind.backends]
-        over = self.overflow(cheaper, dearest.position)[0]
-        later = [k for k in self.kinds() if k.rank > kind.rank and dearest.key in k.backends]
-        over -= sum(len(k.entries) for k in later)
-        count, mean = 0, cheaper[0].service_s
-        for entry in kind.entries:
-            size = cheaper[0].seconds(entry[2]) / mean
-            if over < 0.5 * size:
+        over, _, room = self.overflow(cheaper, dearest.position)
+        over = max(0.0, over) + UNSURE * room if over > -UNSURE * room else 0.0
+        able = [k for k in self.kinds() if k.entries and dearest.key in k.backends and k.rank >= kind.rank]
+        over -= sum(len(k.entries) for k in able if k.rank > kind.rank)
+        mean, count = self._waiting.mean_size, 0
+        for (minus, _, _), owner in merge(
+            *(_owned(k) for k in able if k.rank == kind.rank), key=lambda pair: pair[0][:2]
+        ):
+            share = -minus / mean
+            if over < 0.5 * share:
                 break
-            over -= size
-            count += 1
+            over -= share
+            count += owner is kind
         return count
 
     def give(self, backend: Backend, index: int, job: PendingJob) -> str:
@@ -187,3 +194,7 @@ class Round:
         backend.give(index, job)
         self._overflows.clear()
         return backend.lanes[index].id
+
+
+def _owned(kind: Kind) -> Iterator[tuple[Entry, Kind]]:
+    return ((entry, kind) for entry in kind.entries)

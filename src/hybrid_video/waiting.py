@@ -39,6 +39,9 @@ class PendingJob:
     """Speed is prioritised: the earliest finish wins, whatever it costs within the limits."""
     rank: float = 0.0
     """Order of precedence, lower first; see `precedence`."""
+    size: float = 0.0
+    """How large it is, in a unit all jobs share; 0 takes `size_of` its options. To be given where backends are left out
+    of the options, so that a job does not look larger for having failed on the fastest."""
 
 
 Entry = tuple[float, int, PendingJob]
@@ -105,11 +108,17 @@ class Waiting:
         self._places: dict[str, tuple[Kind, Entry]] = {}
         self._newest = 0
         self._oldest = 0
+        self._sizes = 0.0
         for job in jobs:
             self.add(job)
 
     def __len__(self) -> int:
         return len(self._places)
+
+    @property
+    def mean_size(self) -> float:
+        """Mean size of a waiting job."""
+        return self._sizes / len(self._places) if self._places else 0.0
 
     def add(self, job: PendingJob, *, first: bool = False) -> None:
         """Takes a job in, behind (or, with `first`, before) those of its rank and size."""
@@ -135,28 +144,25 @@ class Waiting:
         """Undoes `take`."""
         self._put(entry[2], entry[1])
 
-    def able(self, backends: Iterable[str]) -> int:
-        """How many jobs at least one of these backends may take."""
-        keys = set(backends)
-        return sum(len(kind.entries) for kind in self.kinds.values() if not keys.isdisjoint(kind.backends))
-
     def _put(self, job: PendingJob, place: int) -> None:
         key = (job.rank, job.urgent, *((name, quote.model) for name, quote in job.options.items()))
         kind = self.kinds.get(key)
         if kind is None:
             kind = self.kinds[key] = Kind(job)
-        entry = (-_size(job), place, job)
+        entry = (-(job.size or size_of(job.options)), place, job)
         insort(kind.entries, entry, key=_order)
         self._places[job.id] = (kind, entry)
-        self._count(job, 1)
+        self._count(entry, 1)
 
     def _take(self, job_id: str) -> Entry:
         kind, entry = self._places.pop(job_id)
         del kind.entries[bisect_left(kind.entries, _order(entry), key=_order)]
-        self._count(entry[2], -1)
+        self._count(entry, -1)
         return entry
 
-    def _count(self, job: PendingJob, number: int) -> None:
+    def _count(self, entry: Entry, number: int) -> None:
+        job = entry[2]
+        self._sizes -= entry[0] * number
         for key, quote in job.options.items():
             total = self.totals.get(key)
             if total is None:
@@ -173,6 +179,6 @@ def _order(entry: Entry) -> tuple[float, int]:
     return entry[:2]
 
 
-def _size(job: PendingJob) -> float:
-    """Seconds on its cheapest backend: what tells large from small."""
-    return min(((quote.amount_usd, quote.service_s) for quote in job.options.values()), default=(0, 0.0))[1]
+def size_of(options: Mapping[str, Quote]) -> float:
+    """Seconds on the cheapest backend: what tells large from small."""
+    return min(((quote.amount_usd, quote.service_s) for quote in options.values()), default=(0, 0.0))[1]

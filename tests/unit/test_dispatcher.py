@@ -144,10 +144,10 @@ def test_each_assignment_says_why_now_and_there() -> None:
     assert alone[0].reason == "the only backend that can take it"
 
 
-def test_a_deadline_is_planned_with_half_a_service_time_in_hand() -> None:
-    """160 s are planned as 150 s, because real times scatter."""
+def test_a_deadline_is_planned_with_most_of_a_service_time_in_hand() -> None:
+    """160 s are planned as 148 s, because real times scatter: with half a clip only 94 of 100 batches were on time."""
     goal = Goal(deadline_s=160)
-    assert dispatcher.horizon(goal, dispatcher.grouped(HUNDRED), free_lanes(**SEED_LANES)) == 150
+    assert dispatcher.horizon(goal, dispatcher.grouped(HUNDRED), free_lanes(**SEED_LANES)) == 148
 
 
 def test_a_budget_gives_the_shortest_time_it_can_pay_for() -> None:
@@ -161,7 +161,7 @@ def test_a_budget_holds_even_where_the_deadline_asks_for_more() -> None:
     """A deadline of 100 s costs $3.78; with $0.46 it is missed by as little as the money allows."""
     groups, lanes = dispatcher.grouped(HUNDRED), free_lanes(**SEED_LANES)
     assert dispatcher.horizon(Goal(100, Decimal("0.46")), groups, lanes) == 180
-    assert dispatcher.horizon(Goal(300, Decimal("0.46")), groups, lanes) == 290
+    assert dispatcher.horizon(Goal(300, Decimal("0.46")), groups, lanes) == 288
 
 
 def test_an_impossible_deadline_becomes_the_shortest_possible_time() -> None:

@@ -50,7 +50,8 @@ def sized_cost_bound_usd(sites: Sequence[Site], sizes: Sequence[float], duration
     """Least expected cost of jobs of known sizes in an expected time: the dual of the linear relaxation.
 
     Any multipliers give a bound; the best are sought one inside the other, which is exact up to rounding because the
-    dual is concave. The last site is taken to have room for what is left to it; where it has not, the bound is only lower.
+    dual is concave. The last site is taken to have room for what is left to it; where it has not, the bound is just
+    lower.
     """
     size = np.asarray(sizes, dtype=float)
     ordered = sorted(sites, key=lambda site: site.effective_usd)

@@ -13,6 +13,9 @@ from hybrid_video.dispatcher import LaneState
 from hybrid_video.simulation.policies import Policy, View
 from hybrid_video.simulation.world import NANO, Incident, Job, Site
 
+SAME_S = 1e-9
+"""Events so close together happen at once, before anybody is asked."""
+
 OVERDUE = 0.25
 """Share of its expected time that an overdue clip is thought to need still, as in the engine."""
 
@@ -137,6 +140,19 @@ class _Clock:
         if not succeeds:
             self.policy.add(job, failed_on=slot.site.key)
 
+    def happen(self, time_s: float, serial: int, what: str, about: object) -> None:
+        """One event; the end of an attempt that an incident ended before is nothing."""
+        self.now_s = time_s
+        if isinstance(about, _Slot):
+            if serial == about.serial:
+                self.end(about, succeeds=about.succeeds)
+        elif isinstance(about, Job):
+            self.policy.add(about)
+        elif isinstance(about, Incident) and what == "leave":
+            self.leave(about)
+        elif isinstance(about, Incident):
+            self.away.discard(about.key)
+
     def leave(self, incident: Incident) -> None:
         """A site goes away."""
         self.away.add(incident.key)
@@ -157,17 +173,9 @@ def simulate(
         clock.at(incident.from_s, "leave", incident)
     clock.ask()
     while clock.events:
-        clock.now_s, serial, what, about = heapq.heappop(clock.events)
-        if isinstance(about, _Slot):
-            if serial != about.serial:
-                continue
-            clock.end(about, succeeds=about.succeeds)
-        elif isinstance(about, Job):
-            policy.add(about)
-        elif isinstance(about, Incident) and what == "leave":
-            clock.leave(about)
-        elif isinstance(about, Incident):
-            clock.away.discard(about.key)
+        until_s = clock.events[0][0] + SAME_S
+        while clock.events and clock.events[0][0] <= until_s:
+            clock.happen(*heapq.heappop(clock.events))
         if len(clock.outcome.ends_s) == len(clock.jobs):
             break
         clock.ask()

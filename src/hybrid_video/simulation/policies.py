@@ -116,7 +116,7 @@ class Ours:
         deadline = None if self.deadline_s is None else max(0.0, self.deadline_s - view.now_s)
         guard = None if self.guard_s is None else min(self.guard_s, deadline or 0.0)
         pace = {key: learned.pace for key, learned in self._learned.items()} if self.learning else {}
-        goal = Goal(deadline, budget, self.value_of_time_usd_per_h, guard)
+        goal = Goal(deadline, budget, self.value_of_time_usd_per_h, whole_s=self.deadline_s, guard_s=guard)
         horizon_s = dispatcher.horizon(goal, self._waiting, lanes, pace)
         if self.on_decision is not None:
             self.on_decision(self._waiting, lanes, horizon_s)
@@ -173,7 +173,7 @@ class Ours:
         if alike not in self._quotes:
             self._quotes[alike] = {key: site.quote(job) for key, site in self._sites.items()}
         quotes = {key: quote for key, quote in self._quotes[alike].items() if key in keys}
-        return PendingJob(job.id, quotes, rank=job.rank)
+        return PendingJob(job.id, quotes, rank=job.rank, size=job.told_size)
 
 
 @dataclass
