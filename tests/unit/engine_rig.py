@@ -155,12 +155,15 @@ def small(name: str = "shot-0", **values: Any) -> VideoJob:
 
 @asynccontextmanager
 async def ran(
-    backends: Iterable[ScriptedBackend], home: Path, jobs: tuple[VideoJob, ...] = (small(),), **batch: Any
+    backends: Iterable[ScriptedBackend],
+    home: Path,
+    jobs: tuple[VideoJob, ...] = (small(),),
+    routing: RoutingSettings | None = None,
+    **batch: Any,
 ) -> AsyncIterator[Ran]:
     """Runs a batch to its end on these backends."""
-    settings = Settings(
-        routing=RoutingSettings(retry_base_s=0.01, backend_patience_s=0.2), storage=StorageSettings(home=home)
-    )
+    routing = routing or RoutingSettings(retry_base_s=0.01, backend_patience_s=0.2)
+    settings = Settings(routing=routing, storage=StorageSettings(home=home))
     fleet = Fleet({backend.key: backend for backend in backends})
     ledger, owner = Ledger.open(settings.storage.ledger_path), Owner(home)
     film = Batch.model_validate({"name": "film", "jobs": jobs, **batch})

@@ -52,6 +52,7 @@ TICK_S = 0.5
 RENEW_S = 10.0
 REPLAN_S = 0.25
 PROGRESS_S = 0.5
+PATIENT_OPENINGS = 3
 LIMIT_PAUSE_S = 2.0
 NANO = Decimal("0.000000001")
 REATTACH_ATTEMPTS = 2
@@ -253,6 +254,8 @@ class BatchRun:
                     self._note_stuck(progress, blocked, now)
                     continue
                 progress.stuck_since_s = None
+                if self._worth_waiting(progress, found, blocked, now):
+                    continue
                 choice = self._backlog.choice(progress.alike, tuple(found))
                 if untouched:
                     shared[progress.alike] = choice
@@ -318,6 +321,30 @@ class BatchRun:
         if progress.last_backend in able and len(able) > 1:
             blocked[progress.last_backend] = Refusal(code="excluded", reason="the last attempt failed there")
         return blocked
+
+    def _worth_waiting(
+        self, progress: _Progress, found: dict[str, Quote], blocked: dict[str, Refusal], now: float
+    ) -> bool:
+        """Whether a cheaper backend only rests, and soon enough that buying from a dearer one would waste money.
+
+        Never for a job that failed there, one in a hurry, one whose preferred tier is free, or after the third rest in
+        a row.
+        """
+        wishes = progress.shot.preferences
+        if wishes.prioritize_speed or any(quote.tier.value == wishes.backend for quote in found.values()):
+            return False
+        price = min(quote.amount_usd for quote in found.values())
+        for key, refusal in blocked.items():
+            quote = progress.shot.open_offers[key]
+            breaker = self._fleet.breaker(key, quote.model)
+            if refusal.code != "breaker" or key == progress.last_backend or breaker.openings >= PATIENT_OPENINGS:
+                continue
+            wait_s = max(0.0, (breaker.open_until_s or now) - now) + quote.service_s
+            late = self._batch.deadline_s is not None and now - self._began_s + 2 * wait_s > self._batch.deadline_s
+            waiting_usd = wait_s / 3600 * self._settings.routing.value_of_time_usd_per_h
+            if not late and float(price - quote.amount_usd) > waiting_usd:
+                return True
+        return False
 
     def _last_resort(self, progress: _Progress, blocked: dict[str, Refusal]) -> dict[str, Quote]:
         """The last able backend is never locked out: where only breakers stand in the way, one job is let through."""
