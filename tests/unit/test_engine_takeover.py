@@ -5,12 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Literal
 
+import pytest
+import sqlalchemy as sa
+
 from hybrid_video.backends.base import ProgressCallback
 from hybrid_video.engine.selection import SelectionRequest, Shot, decide
-from hybrid_video.ledger import Caps, Ledger, Owner
+from hybrid_video.ledger import Caps, JobTakenError, Ledger, Owner, schema
+from hybrid_video.ledger.store import LEASE
 from hybrid_video.ledger.verify import verify
 from hybrid_video.models import (
     AttemptState,
@@ -97,3 +102,47 @@ async def test_jobs_of_a_process_that_dies_are_taken_over_once_each(tmp_path: Pa
     assert states == [AttemptState.SETTLED] * len(JOBS)
     assert len(backend.sent) == len(JOBS)
     assert set(backend.watched.values()) == {1}, backend.watched
+
+
+async def test_a_process_that_was_taken_over_does_not_say_how_the_attempt_ended(tmp_path: Path) -> None:
+    """Its lease is gone while it waits: it books nothing, follows the new owner, and goes on when that one dies."""
+    backend = WatchedBackend("gemini", usd="0.1")
+    rival_ledger, rival = Ledger.open(tmp_path / "ledger.sqlite3"), Owner(tmp_path)
+    seen: list[AttemptState] = []
+
+    async def take_over_and_die() -> None:
+        while not backend.watched:
+            await asyncio.sleep(0.02)
+        with rival_ledger.raw().begin() as connection:
+            connection.execute(sa.update(schema.jobs).values(owner=rival.id, lease_until=utc_now() + LEASE))
+        await asyncio.sleep(1.5)
+        seen.extend(attempt.state for attempt in rival_ledger.attempts("film"))
+        rival.close()
+
+    taking = asyncio.create_task(take_over_and_die())
+    async with ran([backend], tmp_path) as outcome:
+        await taking
+        assert outcome.report.completed == 1
+        assert outcome.report.cost_usd == Decimal("0.1")
+        assert verify(outcome.ledger).ok
+    rival_ledger.close()
+    assert seen == [AttemptState.RUNNING], "the fenced process wrote an end"
+    assert len(backend.sent) == 1
+    assert list(backend.watched.values()) == [2]
+
+
+async def test_nothing_is_sent_for_a_job_that_was_taken_over_after_its_reservation(tmp_path: Path) -> None:
+    """The fence is looked at once more right before the call."""
+    ledger, mine, rival = Ledger.open(tmp_path / "ledger.sqlite3"), Owner(tmp_path), Owner(tmp_path)
+    ledger.register(Batch(name="film", jobs=JOBS), out_dir=tmp_path / "out")
+    backend = WatchedBackend("gemini", usd="0.1")
+    accepted(ledger, mine, backend, JOBS[0])
+    ledger.act_as(mine)
+    ledger.check_owned("film", JOBS[0].id)
+    with ledger.raw().begin() as connection:
+        connection.execute(sa.update(schema.jobs).values(owner=rival.id))
+    with pytest.raises(JobTakenError, match="taken over"):
+        ledger.check_owned("film", JOBS[0].id)
+    ledger.close()
+    mine.close()
+    rival.close()

@@ -251,6 +251,7 @@ class AttemptDriver:
         order = ticket.order
 
         async def send_and_store() -> JobHandle:
+            await asyncio.to_thread(self._ledger.check_owned, order.batch, order.job.id)
             handle = await backend.submit(order)
             await self._store_receipt(order, handle)
             return handle

@@ -149,6 +149,7 @@ async def reattaching(settings: Settings, ledger: Ledger, tell: Tell) -> AsyncIt
     """A `Reattach` whose leases are renewed; closed with every job released."""
     fleet = Fleet(configured_backends(build_context(settings, None)))
     owner = Owner(settings.storage.home)
+    ledger.act_as(owner)
     keeper = asyncio.create_task(_keep_lease(ledger, owner))
     try:
         yield Reattach(settings, ledger, fleet, owner, tell)

@@ -139,6 +139,7 @@ class BatchRun:
         self._stopping: set[str] = set()
         self._wake = asyncio.Event()
         self._resuming = asyncio.Lock()
+        ledger.act_as(owner)
         self._kinds: dict[object, int] = {}
         self._backlog = Backlog(self._pending, lambda job: self._jobs[job].made > 0)
         self._requoter = Requoter(timings or ServiceTimes(), self._fleet.backends)
@@ -266,7 +267,8 @@ class BatchRun:
         shot = self._jobs[job].shot
         offers = shot.open_offers
         rank = dispatcher.precedence(shot.job.priority)
-        return PendingJob(job, {key: offers[key] for key in choice.backends}, shot.preferences.prioritize_speed, rank)
+        quotes = {key: offers[key] for key in choice.backends}
+        return PendingJob(job, quotes, shot.preferences.prioritize_speed, rank, dispatcher.size_of(offers))
 
     def _horizon(self, pending: Waiting, lanes: list[LaneState], now: float) -> float:
         """Seconds from now that the batch should still take; planned anew every few seconds."""
@@ -300,7 +302,8 @@ class BatchRun:
                 service = busy.order.quote.service_s
                 left = service - (now - busy.since_s) if busy is held[0] else service
                 free += left if left > 0 else service / 4
-            states.append(LaneState(lane.id, lane.backend, free, len(held), ahead))
+            loaded = self._loaded.get(lane.id, "")
+            states.append(LaneState(lane.id, lane.backend, free, len(held), ahead, loaded))
         return states
 
     def _unavailable(self, progress: _Progress, headroom: Decimal) -> dict[str, Refusal]:
@@ -465,6 +468,14 @@ class BatchRun:
         return True
 
     async def _drive(self, progress: _Progress, ticket: Ticket) -> None:
+        """One attempt to its end, unless another process has taken the job over meanwhile: then it is followed."""
+        try:
+            await self._drive_owned(progress, ticket)
+        except JobTakenError as error:
+            progress.elsewhere, progress.state = True, JobState.ACTIVE
+            self._tell("notice", str(error), order=ticket.order)
+
+    async def _drive_owned(self, progress: _Progress, ticket: Ticket) -> None:
         order = ticket.order
         try:
             outcome = await self._generate(ticket)

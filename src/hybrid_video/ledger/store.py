@@ -43,6 +43,8 @@ __all__ = ["Balance", "Caps", "JobCancelledError", "JobRow", "JobTakenError", "L
 
 LEASE = timedelta(seconds=30)
 BUSY_TIMEOUT_S = 20.0
+RECEIPTS = frozenset({AttemptState.SUBMITTED, AttemptState.RUNNING})
+"""States that only add what is known of an attempt; every process may store them."""
 OVER = frozenset({JobState.DONE, JobState.FAILED, JobState.CANCELLED})
 """Job states in which nothing more happens until the batch is run again."""
 
@@ -62,6 +64,7 @@ class Ledger:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._acting: Owner | None = None
 
     @classmethod
     def open(cls, url: str | Path) -> Ledger:
@@ -81,6 +84,24 @@ class Ledger:
                 where, remedy = "HYBRID_VIDEO_LEDGER_URL", "check the address and that its driver is installed"
             raise LedgerError(f"the ledger at {where} cannot be opened: {_cause(error)}; {remedy}") from None
         return ledger
+
+    def act_as(self, owner: Owner | None) -> None:
+        """Fences every later end of an attempt: it is refused once another owner has taken the job over.
+
+        A process that was suspended, or cut off, for longer than its lease may wake up in the middle of an attempt. It
+        may then still store a receipt, which only adds what somebody must know, but it may not say how the attempt
+        ended: that is the new owner's word.
+        """
+        self._acting = owner
+
+    def check_owned(self, batch: str, job: str) -> None:
+        """A last look before something is sent.
+
+        Raises:
+            JobTakenError: another owner drives the job now.
+        """
+        with self._read() as connection:
+            self._check_fence(connection, batch, job)
 
     def close(self) -> None:
         """Closes every connection."""
@@ -526,7 +547,18 @@ class Ledger:
             raise LedgerError(f"no attempt {attempt_id!r} is known")
         return row
 
+    def _check_fence(self, connection: Connection, batch: str, job: str) -> None:
+        if self._acting is None:
+            return
+        owner = connection.execute(
+            sa.select(t.jobs.c.owner).where(t.jobs.c.batch == batch, t.jobs.c.job == job)
+        ).scalar_one_or_none()
+        if owner not in (None, self._acting.id):
+            raise JobTakenError(f"job {f'{batch}/{job}'!r} was taken over by another process, which ends it now")
+
     def _set_state(self, connection: Connection, row: sa.Row[Any], state: AttemptState, **values: Any) -> None:
+        if state not in RECEIPTS:
+            self._check_fence(connection, row.batch, row.job)
         check_move(row.attempt_id, AttemptState(row.state), state)
         connection.execute(
             statements.UPDATE_ATTEMPT,
