@@ -2,12 +2,14 @@
 
     state      means                                                    money
     ---------  -------------------------------------------------------  ----------------------------
+    (planned)  the job waits; an attempt is only written with its       nothing yet
+               intent, so this is the job's own state `pending`
     intent     decided and reserved; the call is about to be sent       reserved
     submitted  accepted; the handle is stored                           reserved
     running    the backend has been seen working on it                  reserved
     collected  the clip is on disk, checked and named                   reserved
     settled    the cost is known and booked                             settled
-    uncertain  accepted or perhaps accepted, but out of reach; looked up   reserved
+    uncertain  accepted, or perhaps, but out of reach; only looked up   reserved
     failed     ended without a clip; what it cost is booked             settled (often 0)
     cancelled  stopped on request; what it cost is booked               settled (often 0)
 
