@@ -252,7 +252,6 @@ class Batch(Model):
             seen[key] = index
         return self
 
-
     def with_goal(self, deadline_s: float | None, budget_usd: Decimal | None) -> Batch:
         """The batch with another deadline and a further budget: a deadline replaces, the smaller budget holds."""
         update: dict[str, Any] = {} if deadline_s is None else {"deadline_s": deadline_s}
@@ -297,6 +296,7 @@ class Quote(Model):
     service_p90_s: float = Field(
         0.0, ge=0, description="Nine of ten clips take no longer than this; 0 where the quote does not say."
     )
+    cold_start_s: float = Field(0.0, ge=0, description="Part of the expected time in which a worker only starts.")
     observed: int = Field(0, ge=0, description="Finished clips of this kind behind the expected time.")
     signature: str = Field("", description="Settings of the workflow that time depends on; empty for vendor models.")
     time_scale: float = Field(1.0, gt=0, description="How much faster than real time the backend runs (emulators).")

@@ -112,6 +112,8 @@ def test_served_time_compares_with_the_quote() -> None:
     """On our clock, and with the start of a worker that the quote counts in."""
     assert served_s(attempt(execution_s=40.0, queue_s=9.0, time_scale=20.0)) == pytest.approx(2.0)
     assert served_s(attempt("runpod-serverless", execution_s=40.0, queue_s=20.0)) == pytest.approx(60.0)
+    assert served_s(attempt("runpod-serverless", execution_s=40.0, queue_s=3.0)) == pytest.approx(40.0)
+    assert served_s(attempt("runpod-serverless", execution_s=40.0, queue_s=20.0, time_scale=40.0)) == pytest.approx(1.0)
     assert served_s(attempt("gemini", state=AttemptState.FAILED)) is None
 
 

@@ -55,6 +55,24 @@ def test_a_run_is_forecast_as_the_planner_would() -> None:
     assert {line.backend: line.slots for line in found.pool} == SEED_LANES
 
 
+def test_a_worker_starts_once_and_not_for_every_clip() -> None:
+    """Quotes of a cold endpoint hold its start; a batch waits for it once per slot and books none of it."""
+    cold = SEED_QUOTES["cloud"].model_copy(
+        update={
+            "service_s": 80.0,
+            "cold_start_s": 60.0,
+            "amount_usd": Decimal("0.028"),
+            "rate_usd_per_s": Decimal("0.00035"),
+        }
+    )
+    offer = Candidate(backend="cloud", tier=Tier.CLOUD, quote=cold)
+    shots = [Shot(job(f"shot-{n}"), 1, EffectivePreferences(), offers=(offer,)) for n in range(10)]
+    found = forecast("film", shots, seed_lanes(), deadline_s=None, budget_usd=None, value_of_time_usd_per_h=10)
+    assert found is not None
+    assert found.planned_s == pytest.approx(60 + 2 * 20)
+    assert found.planned_usd == Decimal("0.07")
+
+
 def test_nothing_to_make_is_not_forecast() -> None:
     """A batch that is run again when all is done stores no plan."""
     assert forecast("film", [], seed_lanes(), deadline_s=None, budget_usd=None, value_of_time_usd_per_h=10) is None

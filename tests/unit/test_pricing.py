@@ -166,7 +166,7 @@ def test_the_newest_price_counts_and_the_old_one_stays() -> None:
     book = PriceBook("current", (old, new))
     assert book.find(backend="runpod-serverless", tier=Tier.CLOUD).id == "new"
     assert set(book.entries) == {old, new}
-    assert book.age_days(date(2026, 6, 11)) == 161
+    assert book.age_days(date(2026, 6, 11)) == 10  # the replaced entry is history and has no age
 
 
 def test_a_price_for_one_gpu_is_not_anothers() -> None:

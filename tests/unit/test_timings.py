@@ -8,7 +8,7 @@ import statistics
 
 import pytest
 
-from hybrid_video.models import OutputSpec, Tier
+from hybrid_video.models import OutputSpec, Quote, Tier
 from hybrid_video.pricing import physics
 from hybrid_video.pricing.catalog import PriceBook
 from hybrid_video.pricing.learning import COLD_FROM_S, Kind, Observation, work_units
@@ -130,6 +130,36 @@ def test_cold_and_warm_are_kept_apart() -> None:
     teach(times, cold, *[50.0] * 40)
     assert times.estimate(CLOUD, OUTPUT).expected_s == pytest.approx(warm)
     assert times.estimate(cold, OUTPUT).expected_s > 45
+
+
+def test_the_first_warm_clips_are_expected_like_the_cold_ones() -> None:
+    """A batch begins with cold workers; what they took says more than what was published."""
+    times = ServiceTimes()
+    teach(times, CLOUD._replace(cold=True), 30, 30, 30)
+    assert times.estimate(CLOUD, OUTPUT).expected_s == pytest.approx(30)
+    assert "just started" in times.estimate(CLOUD, OUTPUT).basis
+
+
+def test_a_quote_tells_its_cold_start_apart() -> None:
+    """Expected and P90 hold the start of the worker, wide until five were seen."""
+    quoter = Quoter(PriceBook.load("current"), ServiceTimes(), time_scale=2.0)
+
+    def ask(cold_s: float) -> Quote:
+        return quoter.gpu_time(
+            backend="runpod-serverless", tier=Tier.CLOUD, model=MODEL, gpu=RTX_4090, output=OUTPUT, cold_start_s=cold_s
+        )
+
+    warm, cold = ask(0), ask(60)
+    assert (warm.cold_start_s, cold.cold_start_s) == (0, 30)
+    assert cold.service_s == pytest.approx(warm.service_s + 30)
+    assert cold.service_p90_s - warm.service_p90_s > 1.5 * 30
+    for _ in range(200):
+        quoter.timings.observe(
+            Observation(Kind(Tier.CLOUD, "runpod-serverless", RTX_4090, MODEL, "", True), 1e-7, True, 20.0)
+        )
+    start = ask(60).cold_start_s * 2
+    assert start == pytest.approx((3 * 60 + 200 * 20) / 203)
+    assert quoter.timings.cold_start_p90_s("runpod-serverless", RTX_4090, start) < 1.3 * start
 
 
 def test_cold_starts_are_learned() -> None:

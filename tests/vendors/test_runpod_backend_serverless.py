@@ -528,3 +528,18 @@ async def test_known_times_shorten_the_execution_timeout(
     handle = await backend.submit(order(backend, quote=quote))
     assert api.bodies[0]["policy"]["executionTimeout"] == limit_ms
     assert handle.details["execution_timeout_s"] == f"{limit_ms / 1000:g}"
+
+
+async def test_a_running_job_makes_the_next_quote_warm(api: JobApi, backend: ServerlessBackend) -> None:
+    """The endpoint was scaled to zero at the last look; a job that runs since then says that a worker is up."""
+    api.health = [{"jobs": {"inQueue": 0}, "workers": {"idle": 0, "running": 0}}]
+    await backend.start()
+    cold = quoted(backend)
+    api.status = [{"id": JOB_ID, "status": "IN_PROGRESS"}, {"id": JOB_ID, "status": "FAILED", "error": "x"}]
+    handle = await backend.submit(order(backend))
+    with pytest.raises(BackendError):
+        await backend.watch(handle)
+    warm = quoted(backend)
+    assert cold.cold_start_s == 60
+    assert warm.cold_start_s == 0
+    assert warm.amount_usd < cold.amount_usd

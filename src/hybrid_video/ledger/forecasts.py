@@ -21,6 +21,7 @@ class PoolLine(Model):
     slots: int = Field(ge=0)
     service_s: float = Field(ge=0)
     price_usd: Usd = Field(ge=0)
+    start_s: float = Field(0.0, ge=0, description="Before its first clip a slot takes so long to start.")
 
 
 class Forecast(Model):

@@ -20,6 +20,9 @@ SERVERLESS = "runpod-serverless"
 COLD_FROM_S = 5.0
 """A wait of this long for a serverless worker means that one had to be started."""
 
+OVERHEAD_S = 0.75
+"""Of our own clock: on an emulator's fast one the way of a request alone looks like a long wait."""
+
 SPREAD = 0.2
 """Spread (standard deviation of the logarithm) of clips of one kind before any was seen; counts as one clip."""
 
@@ -116,8 +119,14 @@ def served_s(attempt: Attempt) -> float | None:
     seconds = vendor_seconds(attempt)
     if seconds is None:
         return None
-    start = attempt.queue_s or 0.0 if attempt.backend == SERVERLESS else 0.0
-    return (seconds + start) / attempt.quote.time_scale
+    return (seconds + (started_s(attempt) or 0.0)) / attempt.quote.time_scale
+
+
+def started_s(attempt: Attempt) -> float | None:
+    """Seconds on the vendor's clock that a worker took to start for it; None where one was up, or nobody tells."""
+    waited = attempt.queue_s if attempt.backend == SERVERLESS else None
+    least = max(COLD_FROM_S, OVERHEAD_S * attempt.quote.time_scale)
+    return waited if waited is not None and waited >= least else None
 
 
 def observation(attempt: Attempt) -> Observation | None:
@@ -128,10 +137,10 @@ def observation(attempt: Attempt) -> Observation | None:
     success, output = attempt.state is AttemptState.SETTLED, attempt.quote.output
     if success and not is_possible(seconds, gpu=attempt.gpu, model=attempt.model, output=output):
         return None
-    start = attempt.queue_s if attempt.backend == SERVERLESS else None
-    cold = start is not None and start >= COLD_FROM_S
-    kind = Kind(attempt.tier, attempt.backend, attempt.gpu, attempt.model, attempt.quote.signature, cold)
-    return Observation(kind, seconds / work_units(attempt.tier, output), success, start if cold else None)
+    start = started_s(attempt)
+    signature, cold = attempt.quote.signature, start is not None
+    kind = Kind(attempt.tier, attempt.backend, attempt.gpu, attempt.model, signature, cold)
+    return Observation(kind, seconds / work_units(attempt.tier, output), success, start)
 
 
 def quantile90(seen: Observed, expected: float) -> tuple[float, float]:

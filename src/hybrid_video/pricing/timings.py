@@ -9,6 +9,7 @@ published figure.
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +18,19 @@ from functools import cache
 from importlib import resources
 
 from hybrid_video.models import Model, OutputSpec, Tier
-from hybrid_video.pricing.learning import Kind, Observation, Observed, borrowed, merged, quantile90, work_units
+from hybrid_video.pricing.learning import (
+    FORGET_PRIOR_AT,
+    SPREAD,
+    UNSEEN_SPREAD,
+    Z90,
+    Kind,
+    Observation,
+    Observed,
+    borrowed,
+    merged,
+    quantile90,
+    work_units,
+)
 
 __all__ = ["Estimate", "Observed", "ServiceTimes", "TimingPrior", "work_units"]
 
@@ -110,6 +123,11 @@ class ServiceTimes:
         count, total = self.cold_starts.get((backend, gpu), (0, 0.0))
         return published_s * (PRIOR_WEIGHT * COLD_START_S + total) / ((PRIOR_WEIGHT + count) * COLD_START_S)
 
+    def cold_start_p90_s(self, backend: str, gpu: str, expected_s: float) -> float:
+        """What nine of ten worker starts stay below, given the expected time: wide until some were seen."""
+        count, _ = self.cold_starts.get((backend, gpu), (0, 0.0))
+        return expected_s * math.exp(Z90 * (UNSEEN_SPREAD if count < FORGET_PRIOR_AT else SPREAD))
+
     def _estimate(self, kind: Kind) -> Estimate:
         base, basis = self._base(kind)
         seen = self._seen(kind)
@@ -123,6 +141,9 @@ class ServiceTimes:
             warm = kind._replace(cold=False)
             found = self._estimate(warm)
             return found.expected_s, found.basis
+        twin = self._seen(kind._replace(cold=True))
+        if twin.count and not self._seen(kind).count:
+            return twin.typical, f"timing of {twin.count} clips on workers that had just started"
         lent = borrowed(kind, self.observed, _published)
         if lent is not None:
             return lent[0], f"timing borrowed from {lent[1]}"

@@ -19,6 +19,9 @@ COLD_START_S = 60.0
 STARTING_S = 30.0
 """What is left of it when a worker is already initializing, on average."""
 
+STAYS_UP_S = 5.0
+"""RunPod's default idle time-out: so long a worker waits for its next job before it stops."""
+
 PATIENCE_S = 600.0
 """How long jobs may wait without a worker when `/health` shows no starting ones: pulling an image takes minutes."""
 
@@ -41,6 +44,7 @@ class EndpointWatch:
         self._clock = clock
         self._last: EndpointHealth | None = None
         self._starved_since: float | None = None
+        self._ran_at: float | None = None
 
     @property
     def in_queue(self) -> int:
@@ -50,12 +54,18 @@ class EndpointWatch:
     @property
     def cold_start_s(self) -> float:
         """Expected seconds before the next job's work begins; 0 when a worker is up."""
+        if self._ran_at is not None and self._clock() - self._ran_at < STAYS_UP_S:
+            return 0.0
         if self._last is None:
             return COLD_START_S
         workers = self._last.workers
         if workers.warm:
             return 0.0
         return STARTING_S if workers.initializing else COLD_START_S
+
+    def ran(self) -> None:
+        """A job has just been seen running, or to have run: its worker is up."""
+        self._ran_at = self._clock()
 
     def saw(self, health: EndpointHealth) -> None:
         """Takes in one look."""

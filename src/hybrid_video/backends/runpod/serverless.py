@@ -185,6 +185,8 @@ class ServerlessBackend:
             else:
                 contact = time.monotonic()
                 status = self._interpreted(handle, job)
+                if status.phase != "queued":
+                    self._endpoint.ran()
                 if on_progress is not None:
                     on_progress(status)
                 if status.phase == "succeeded":
