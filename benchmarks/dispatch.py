@@ -66,9 +66,9 @@ def against_the_bound(board: Scoreboard, quick: bool) -> None:
     for failure in (0.0, 0.05):
         board.title(f"W1, W2: seed prices, {failure:.0%} of attempts fail")
         sites = sheet("seed", failure=failure)
-        for jobs, runs in ((10, 120 if quick else 2000), (100, 40 if quick else 300), (1000, 24 if quick else 100)):
+        for jobs, runs in ((10, 120 if quick else 2000), (100, 30 if quick else 300), (1000, 20 if quick else 100)):
             for name, policy in _compared(jobs).items():
-                fewer = runs if name.startswith("ours D") or jobs == 10 else max(3, runs // 6)
+                fewer = runs if name.startswith("ours D") or jobs == 10 else max(3, runs // 8)
                 outcomes = repeat(sites, alike(jobs), policy, fewer)
                 row = summed(f"W2 {failure:.0%} fail", name, sites, jobs, outcomes)
                 board.row(row)
@@ -129,7 +129,7 @@ def current_prices(board: Scoreboard, quick: bool) -> None:
 def on_time(board: Scoreboard, quick: bool) -> None:
     """Deadlines kept with the guard the dispatcher keeps by itself."""
     board.title(f"On time with {GUARD} of the longest clip in hand")
-    for jobs, deadlines, runs in ((100, (160, 190, 250), 100 if quick else 400), (1000, (1600,), 20 if quick else 100)):
+    for jobs, deadlines, runs in ((100, (160, 190, 250), 80 if quick else 400), (1000, (1600,), 20 if quick else 100)):
         for failure in (0.0, 0.05):
             for deadline in deadlines:
                 rule = partial(Ours, deadline, guard_s=None)
@@ -141,7 +141,7 @@ def on_time(board: Scoreboard, quick: bool) -> None:
 def budgets(board: Scoreboard, quick: bool) -> None:
     """No budget is ever exceeded, reservations counted."""
     board.title("Budgets: 1,000 runs, 10% of attempts fail, spent and reserved looked at after every start")
-    sizes = (8, 16, 24) if quick else (30, 100)
+    sizes = (6, 10, 16) if quick else (30, 100)
     sites = sheet("seed", failure=0.10)
     over = unmade = 0
     for run in range(1000):
@@ -179,10 +179,11 @@ def sizes(board: Scoreboard, quick: bool) -> None:
         for jobs, deadline, runs in ((100, 160, 40 if quick else 200), (1000, 1600, 8 if quick else 40)):
             for told in (True, False):
                 batches = sized(jobs, told=told)
-                outcomes = repeat(sites, batches, partial(Ours, deadline), runs)
+                tried = runs if told else max(3, runs // 4)
+                outcomes = repeat(sites, batches, partial(Ours, deadline), tried)
                 mean_s = fmean(outcome.duration_s for outcome in outcomes)
                 bound = fmean(
-                    sized_cost_bound_usd(sites, [job.size for job in batches(seed)], mean_s) for seed in range(runs)
+                    sized_cost_bound_usd(sites, [job.size for job in batches(seed)], mean_s) for seed in range(tried)
                 )
                 name = f"ours D={deadline} " + ("known" if told else "hidden")
                 row = summed(f"W6 {failure:.0%} fail", name, sites, jobs, outcomes, bound)
@@ -198,8 +199,8 @@ def wrong_priors(board: Scoreboard, quick: bool) -> None:
     board.title("W8: quoted times wrong by 0.2 to 3, each tier its own; learned while the batch runs")
     sites = sheet("seed")
     for jobs, deadlines, limit, runs in (
-        (100, (160, 190, 250), 1.10, 60 if quick else 400),
-        (1000, (1600, 1900), 1.02, 16 if quick else 80),
+        (100, (160, 190, 250), 1.10, 40 if quick else 400),
+        (1000, (1600, 1900), 1.02, 12 if quick else 80),
     ):
         for deadline in deadlines:
             outcomes = repeat(sites, alike(jobs), partial(Ours, deadline), runs, world=partial(misjudged, sites))

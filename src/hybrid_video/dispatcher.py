@@ -5,7 +5,8 @@ hold it). With a goal of D seconds from now:
 
 * the cheapest backend a job may use always takes it, unless it would miss D and a dearer one would not;
 * a dearer one takes it only if the cheaper ones together cannot finish what is left by D;
-* the dearest waits as long as it safely can, unless its times are unproven: then it may take a few at once, to learn;
+* the dearest waits as long as it safely can, unless the cheaper ones are idle and can finish nothing by D, or its
+  times are unproven: then it may take a few at once, to learn;
 * when D can no longer be met, a lane takes a job only if no other would finish it earlier;
 * where sizes differ, capacity is counted in work, the largest jobs are left to the dearest backend (a clip there costs
   the same and frees the most time elsewhere), and a lane takes the largest it can finish by D;
@@ -159,7 +160,8 @@ def _needed(state: Round, backend: Backend, cheaper: list[Backend], service: flo
     over, rivals, room = state.overflow(cheaper, backend.position)
     in_time_s = JUST_IN_TIME * (state.horizon_s - 2 * service)
     proven = not backend.probes or over < SURE * room
-    can_wait = dearest and proven and over < backend.capacity(in_time_s, state.soft)
+    hope = room >= 1 or any(any(other.held) for other in cheaper)
+    can_wait = dearest and hope and proven and over < backend.capacity(in_time_s, state.soft)
     if over <= 0 or can_wait:
         return None
     return f"cheaper backends can finish only {room:.0f} of the {rivals} waiting jobs within {state.horizon_s:.0f} s"

@@ -16,6 +16,9 @@ from hybrid_video.simulation.world import NANO, Incident, Job, Site
 SAME_S = 1e-9
 """Events so close together happen at once, before anybody is asked."""
 
+TICK = 0.5
+"""Share of the shortest clip after which the policy is asked again though nothing happened, as the engine does."""
+
 OVERDUE = 0.25
 """Share of its expected time that an overdue clip is thought to need still, as in the engine."""
 
@@ -74,6 +77,7 @@ class _Clock:
         self.outcome = Outcome(split={site.key: 0 for site in sites})
         self.events: list[tuple[float, int, str, object]] = []
         self.reserved_nano = 0
+        self._tick_s = TICK * min(site.service_s for site in sites)
         self._serial = 0
         policy.begin(sites)
         for job in jobs:
@@ -94,6 +98,9 @@ class _Clock:
         held = self.outcome.cost_nano + self.reserved_nano
         for job, lane in self.policy.choose(View(self.now_s, lanes, held)):
             self._start(self.slots[lane], self.jobs[job])
+        idle = any(lane.outstanding == 0 and self.slots[lane.id].job is None for lane in lanes)
+        if idle and self.events and self.events[0][0] > self.now_s + self._tick_s:
+            self.at(self.now_s + self._tick_s, "tick", None)
 
     def _seen(self, slot: _Slot) -> LaneState:
         state = slot.state
