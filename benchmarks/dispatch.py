@@ -66,9 +66,9 @@ def against_the_bound(board: Scoreboard, quick: bool) -> None:
     for failure in (0.0, 0.05):
         board.title(f"W1, W2: seed prices, {failure:.0%} of attempts fail")
         sites = sheet("seed", failure=failure)
-        for jobs, runs in ((10, 120 if quick else 2000), (100, 30 if quick else 300), (1000, 20 if quick else 100)):
+        for jobs, runs in ((10, 400 if quick else 2000), (100, 30 if quick else 300), (1000, 20 if quick else 100)):
             for name, policy in _compared(jobs).items():
-                fewer = runs if name.startswith("ours D") or jobs == 10 else max(3, runs // 8)
+                fewer = runs if name.startswith("ours D") or (jobs == 10 and "ours" in name) else max(2, runs // 10)
                 outcomes = repeat(sites, alike(jobs), policy, fewer)
                 row = summed(f"W2 {failure:.0%} fail", name, sites, jobs, outcomes)
                 board.row(row)
@@ -118,7 +118,7 @@ def current_prices(board: Scoreboard, quick: bool) -> None:
         "ours, no goal": Ours,
     }
     for name, policy in rules.items():
-        outcomes = repeat(sites, alike(jobs), policy, 20 if quick else 150)
+        outcomes = repeat(sites, alike(jobs), policy, 10 if quick else 150)
         row = summed("W5", name, sites, jobs, outcomes)
         board.row(row)
         if name.startswith("ours"):
