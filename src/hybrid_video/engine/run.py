@@ -9,41 +9,40 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import random
 import time
 import uuid
 from collections.abc import Awaitable, Coroutine, Iterable
-from dataclasses import dataclass, field, replace
-from decimal import ROUND_DOWN, Decimal
+from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
-from hybrid_video import dispatcher, scoring
+from hybrid_video import dispatcher
 from hybrid_video.dispatcher import Assignment, Goal, LaneState, PendingJob, Waiting
 from hybrid_video.engine.attempts import AttemptDriver, Outcome, Ticket
 from hybrid_video.engine.backlog import Backlog, Choice
-from hybrid_video.engine.events import Event, EventKind, Observer
+from hybrid_video.engine.eligibility import Eligibility, fitted
+from hybrid_video.engine.events import EventKind, Observer
 from hybrid_video.engine.forecast import forecast, unproven
 from hybrid_video.engine.prepare import Prepared
+from hybrid_video.engine.progress import JobProgress, UnderWay, next_state, wishes
 from hybrid_video.engine.report import BatchReport, build_report, money
 from hybrid_video.engine.requoting import Requoter
 from hybrid_video.engine.resume import after_acceptance, find_again
-from hybrid_video.engine.selection import SelectionRequest, Shot, options
+from hybrid_video.engine.selection import SelectionRequest, options
 from hybrid_video.engine.steps import DirectSteps, Steps
+from hybrid_video.engine.telling import Teller
 from hybrid_video.errors import (
     BackendError,
     FailureKind,
     HybridVideoError,
     LimitError,
     SubmitUncertain,
-    TerminalError,
-    TransientError,
 )
 from hybrid_video.failures import policy
 from hybrid_video.history import History
 from hybrid_video.ledger import CANCELLED_MESSAGE, Caps, JobCancelledError, JobTakenError, Ledger, Owner
 from hybrid_video.models import Attempt, JobState, JobStatus, Quote, Refusal, Tier, WorkOrder
 from hybrid_video.pricing.timings import ServiceTimes
-from hybrid_video.redaction import redact
 from hybrid_video.settings import Settings
 
 log = logging.getLogger("hybrid_video.engine")
@@ -51,48 +50,9 @@ log = logging.getLogger("hybrid_video.engine")
 TICK_S = 0.5
 RENEW_S = 10.0
 REPLAN_S = 0.25
-PROGRESS_S = 0.5
-PATIENT_OPENINGS = 3
 LIMIT_PAUSE_S = 2.0
-NANO = Decimal("0.000000001")
 REATTACH_ATTEMPTS = 2
 CANCEL_LOOK_S = 1.0
-
-
-@dataclass
-class _Progress:
-    """Run-time state of one job."""
-
-    shot: Shot
-    state: JobState
-    attempts: int
-    made: int = 0
-    excluded: set[str] = field(default_factory=set)
-    limited: dict[str, tuple[float, str]] = field(default_factory=dict)
-    """Backends the spend gate refused: until when not to ask again (monotonic seconds), and why."""
-    last_backend: str | None = None
-    not_before_s: float = 0.0
-    stuck_since_s: float | None = None
-    elsewhere: bool = False
-    known: Shot | None = None
-    """The shot that `alike` was found for: offers are renewed in the course of a run."""
-    alike: int = -1
-    """Equal for jobs with the same offers and the same wishes."""
-
-    @property
-    def untouched(self) -> bool:
-        """Whether nothing has happened that sets it apart from the others like it."""
-        return not (self.made or self.excluded or self.limited or self.last_backend or self.stuck_since_s)
-
-
-@dataclass
-class _Busy:
-    """One attempt under way on a lane."""
-
-    order: WorkOrder
-    since_s: float
-    seen: bool = False
-    """The backend has spoken of it. Only then is another job put behind it, so that they arrive in this order."""
 
 
 class BatchRun:
@@ -120,18 +80,23 @@ class BatchRun:
         self._history = history
         self._owner = owner
         self._steps = steps or DirectSteps()
-        self._observe = observer or (lambda _event: None)
         self._simulated = simulated
         self._driver = AttemptDriver(
             self._fleet, ledger, out_dir=self._out_dir, simulated=simulated, on_progress=self._on_progress
         )
         self._shots = {shot.job.id: shot for shot in prepared.shots}
-        self._jobs: dict[str, _Progress] = {}
-        self._busy: dict[str, _Busy] = {}
+        self._jobs: dict[str, JobProgress] = {}
+        self._busy: dict[str, UnderWay] = {}
         self._loaded: dict[str, str] = {}
         self._tasks: dict[asyncio.Task[None], str] = {}
-        self._last_shown: dict[str, float] = {}
         self._began_s = time.monotonic()
+        self._teller = Teller(self._batch.name, self._jobs, ledger, observer)
+        self._eligibility = Eligibility(
+            self._fleet,
+            self._batch,
+            began_s=self._began_s,
+            value_of_time_usd_per_h=settings.routing.value_of_time_usd_per_h,
+        )
         self._horizon_at_s = float("inf")
         self._replanned_s = float("-inf")
         self._cancelled = False
@@ -222,7 +187,7 @@ class BatchRun:
             else:
                 task.result()  # a defect in our own code ends the run; failures of attempts never come out here
 
-    def _assign(self, waiting: list[_Progress]) -> None:
+    def _assign(self, waiting: list[JobProgress]) -> None:
         now = time.monotonic()
         queue = self._backlog.sync(self._able(waiting, now))
         if not len(queue):
@@ -232,7 +197,7 @@ class BatchRun:
         for assignment in dispatcher.assign(queue, lanes, horizon_s, probes=self._unproven):
             self._start(assignment, lanes)
 
-    def _able(self, waiting: list[_Progress], now: float) -> dict[str, Choice]:
+    def _able(self, waiting: list[JobProgress], now: float) -> dict[str, Choice]:
         """The jobs that something can take now, in the batch's order, with what can.
 
         Jobs with the same offers to which nothing has happened yet share one answer.
@@ -245,17 +210,19 @@ class BatchRun:
                 continue
             if progress.known is not progress.shot:
                 progress.known = progress.shot
-                progress.alike = self._kinds.setdefault(_wishes(progress.shot), len(self._kinds))
+                progress.alike = self._kinds.setdefault(wishes(progress.shot), len(self._kinds))
             untouched = progress.untouched
             choice = shared.get(progress.alike) if untouched else None
             if choice is None:
-                blocked = self._unavailable(progress, headroom)
-                found = options(progress.shot, blocked) or self._last_resort(progress, blocked)
+                blocked = self._eligibility.unavailable(progress, headroom)
+                found = options(progress.shot, blocked) or self._eligibility.last_resort(
+                    progress, blocked, self._working()
+                )
                 if not found:
                     self._note_stuck(progress, blocked, now)
                     continue
                 progress.stuck_since_s = None
-                if self._worth_waiting(progress, found, blocked, now):
+                if self._eligibility.worth_waiting(progress, found, blocked, now):
                     continue
                 choice = self._backlog.choice(progress.alike, tuple(found))
                 if untouched:
@@ -306,58 +273,10 @@ class BatchRun:
             states.append(LaneState(lane.id, lane.backend, free, len(held), ahead, loaded))
         return states
 
-    def _unavailable(self, progress: _Progress, headroom: Decimal) -> dict[str, Refusal]:
-        """Backends this job cannot be given now, each with the reason."""
-        blocked: dict[str, Refusal] = {}
-        now = time.monotonic()
-        for key, quote in progress.shot.open_offers.items():
-            resting = self._fleet.unavailable(key, quote.model)
-            if resting is not None:
-                blocked[key] = resting
-            elif key in progress.excluded:
-                blocked[key] = Refusal(code="excluded", reason="an attempt of this job failed there")
-            elif key in progress.limited and now < progress.limited[key][0]:
-                blocked[key] = Refusal(code="limit", reason=progress.limited[key][1])
-            elif _fitted(quote, headroom) is None:
-                blocked[key] = Refusal(code="limit", reason=f"only ${headroom:f} of the batch budget is left")
-        able = progress.shot.open_offers.keys() - blocked.keys()
-        if progress.last_backend in able and len(able) > 1:
-            blocked[progress.last_backend] = Refusal(code="excluded", reason="the last attempt failed there")
-        return blocked
+    def _working(self) -> set[str]:
+        return {busy.order.quote.backend for busy in self._busy.values()}
 
-    def _worth_waiting(
-        self, progress: _Progress, found: dict[str, Quote], blocked: dict[str, Refusal], now: float
-    ) -> bool:
-        """Whether a cheaper backend only rests, and soon enough that buying from a dearer one would waste money.
-
-        Never for a job that failed there, one in a hurry, one whose preferred tier is free, or after the third rest in
-        a row.
-        """
-        wishes = progress.shot.preferences
-        if wishes.prioritize_speed or any(quote.tier.value == wishes.backend for quote in found.values()):
-            return False
-        price = min(quote.amount_usd for quote in found.values())
-        for key, refusal in blocked.items():
-            quote = progress.shot.open_offers[key]
-            breaker = self._fleet.breaker(key, quote.model)
-            if refusal.code != "breaker" or key == progress.last_backend or breaker.openings >= PATIENT_OPENINGS:
-                continue
-            wait_s = max(0.0, (breaker.open_until_s or now) - now) + quote.service_s
-            late = self._batch.deadline_s is not None and now - self._began_s + 2 * wait_s > self._batch.deadline_s
-            waiting_usd = wait_s / 3600 * self._settings.routing.value_of_time_usd_per_h
-            if not late and float(price - quote.amount_usd) > waiting_usd:
-                return True
-        return False
-
-    def _last_resort(self, progress: _Progress, blocked: dict[str, Refusal]) -> dict[str, Quote]:
-        """The last able backend is never locked out: where only breakers stand in the way, one job is let through."""
-        if any(refusal.code == "health" for refusal in blocked.values()):
-            return {}
-        working = {busy.order.quote.backend for busy in self._busy.values()}
-        resting = [key for key, refusal in blocked.items() if refusal.code == "breaker" and key not in working]
-        return {key: progress.shot.open_offers[key] for key in resting[:1]}
-
-    def _note_stuck(self, progress: _Progress, blocked: dict[str, Refusal], now: float) -> None:
+    def _note_stuck(self, progress: JobProgress, blocked: dict[str, Refusal], now: float) -> None:
         """A job nobody can take now: given up at once if nothing can change that, else after the patience."""
         if progress.stuck_since_s is None:
             progress.stuck_since_s = now
@@ -372,11 +291,11 @@ class BatchRun:
         reasons = "; ".join(f"{key}: {refusal.reason}" for key, refusal in blocked.items())
         self._give_up(progress, kind, f"no backend can take it: {reasons}")
 
-    def _give_up(self, progress: _Progress, kind: str, message: str) -> None:
+    def _give_up(self, progress: JobProgress, kind: str, message: str) -> None:
         progress.state = JobState.FAILED
         job = progress.shot.job.id
         self._ledger.set_job_state(self._batch.name, job, JobState.FAILED, error_kind=kind, error_message=message)
-        self._tell("failed", message, job=job)
+        self._teller.tell("failed", message, job=job)
 
     # -- attempts --------------------------------------------------------------------------------------------------
 
@@ -396,7 +315,7 @@ class BatchRun:
             proposal_reason=assignment.reason,
             waits_s=waits,
             queued=queued,
-            unavailable=self._unavailable(progress, headroom),
+            unavailable=self._eligibility.unavailable(progress, headroom),
             value_of_time_usd_per_h=self._settings.routing.value_of_time_usd_per_h,
         )
         if self._unproven.get(assignment.backend):
@@ -404,14 +323,14 @@ class BatchRun:
         attempt_id = str(uuid.uuid4())
         quote = progress.shot.open_offers[assignment.backend]
         limit = self._job_cap(progress)
-        quote = _fitted(quote, headroom if limit is None else min(headroom, limit)) or quote
+        quote = fitted(quote, headroom if limit is None else min(headroom, limit)) or quote
         order = self._order(progress, attempt_id, assignment.lane, request.attempt, quote)
-        self._busy[attempt_id] = _Busy(order, time.monotonic())
+        self._busy[attempt_id] = UnderWay(order, time.monotonic())
         self._loaded[order.lane] = quote.model
         self._fleet.breaker(quote.backend, quote.model).started(time.monotonic())
         self._spawn(self._drive_new(progress, request, order), progress.shot.job.id)
 
-    def _order(self, progress: _Progress, attempt_id: str, lane: str, number: int, quote: Quote) -> WorkOrder:
+    def _order(self, progress: JobProgress, attempt_id: str, lane: str, number: int, quote: Quote) -> WorkOrder:
         shot = progress.shot
         return WorkOrder(
             attempt_id=attempt_id,
@@ -428,7 +347,7 @@ class BatchRun:
     def _spawn(self, coroutine: Coroutine[Any, Any, None], job: str) -> None:
         self._tasks[asyncio.create_task(coroutine, name=f"{self._batch.name}/{job}")] = job
 
-    async def _drive_new(self, progress: _Progress, request: SelectionRequest, order: WorkOrder) -> None:
+    async def _drive_new(self, progress: JobProgress, request: SelectionRequest, order: WorkOrder) -> None:
         caps = self._caps(progress, order.quote.tier)
         try:
             reserved = await self._reserved(progress, request, order, caps)
@@ -442,7 +361,7 @@ class BatchRun:
             return
         await self._drive(progress, Ticket(order, lenient=progress.shot.lenient, caps=caps))
 
-    async def _reserved(self, progress: _Progress, request: SelectionRequest, order: WorkOrder, caps: Caps) -> bool:
+    async def _reserved(self, progress: JobProgress, request: SelectionRequest, order: WorkOrder, caps: Caps) -> bool:
         """Decides and passes the spend gate; False if the job does not go there now."""
         try:
             decision = await self._steps.select(request)
@@ -456,7 +375,7 @@ class BatchRun:
         except JobCancelledError:
             await asyncio.to_thread(self._ledger.request_cancel, self._batch.name, [progress.shot.job.id])
             progress.state = JobState.CANCELLED
-            self._tell("cancelled", CANCELLED_MESSAGE, job=progress.shot.job.id)
+            self._teller.tell("cancelled", CANCELLED_MESSAGE, job=progress.shot.job.id)
             return False
         except LimitError as error:
             progress.limited[order.quote.backend] = (time.monotonic() + LIMIT_PAUSE_S, str(error))
@@ -464,18 +383,18 @@ class BatchRun:
             return False
         progress.attempts = order.number
         progress.made += 1
-        self._tell("started", decision.reason, order=order)
+        self._teller.tell("started", decision.reason, order=order)
         return True
 
-    async def _drive(self, progress: _Progress, ticket: Ticket) -> None:
+    async def _drive(self, progress: JobProgress, ticket: Ticket) -> None:
         """One attempt to its end, unless another process has taken the job over meanwhile: then it is followed."""
         try:
             await self._drive_owned(progress, ticket)
         except JobTakenError as error:
             progress.elsewhere, progress.state = True, JobState.ACTIVE
-            self._tell("notice", str(error), order=ticket.order)
+            self._teller.tell("notice", str(error), order=ticket.order)
 
-    async def _drive_owned(self, progress: _Progress, ticket: Ticket) -> None:
+    async def _drive_owned(self, progress: JobProgress, ticket: Ticket) -> None:
         order = ticket.order
         try:
             outcome = await self._generate(ticket)
@@ -501,57 +420,39 @@ class BatchRun:
                 out_of_sight = isinstance(failure, SubmitUncertain) and stored.handle is not None
                 if not out_of_sight or again == REATTACH_ATTEMPTS or self._cancelled:
                     return Outcome(ticket, failure=failure)
-            self._tell("notice", "out of sight; taken up again from its receipt", order=order)
+            self._teller.tell("notice", "out of sight; taken up again from its receipt", order=order)
             await asyncio.sleep(self._settings.routing.retry_base_s * 2**again)
         raise AssertionError("unreachable")
 
-    async def _finish(self, progress: _Progress, outcome: Outcome) -> None:
+    async def _finish(self, progress: JobProgress, outcome: Outcome) -> None:
         order, failure = outcome.ticket.order, outcome.failure
         breaker = self._fleet.breaker(order.quote.backend, order.quote.model)
         if failure is None:
             breaker.succeeded()
             await _to_its_end(self._steps.record(self._driver, outcome, JobState.DONE))
             progress.state = JobState.DONE
-            self._tell("done", outcome.clip.path if outcome.clip else "", order=order)
+            self._teller.tell("done", outcome.clip.path if outcome.clip else "", order=order)
             await self._learn(order)
             return
-        next_state = self._next_state(progress, failure, order.quote.backend)
-        await _to_its_end(self._steps.record(self._driver, outcome, next_state))
+        follows = next_state(
+            progress, failure, order.quote.backend, routing=self._settings.routing, now_s=time.monotonic()
+        )
+        await _to_its_end(self._steps.record(self._driver, outcome, follows))
         rule = policy(failure.kind)
         if rule.fault == "backend" or rule.fatal_for_backend:
             breaker.failed(time.monotonic(), fatal=rule.fatal_for_backend)
         else:
             breaker.abandoned()
-        progress.state = next_state
+        progress.state = follows
         kinds: dict[JobState, EventKind] = {
             JobState.PENDING: "retry",
             JobState.UNCERTAIN: "uncertain",
             JobState.CANCELLED: "cancelled",
         }
-        self._tell(kinds.get(next_state, "failed"), str(failure), order=order)
+        self._teller.tell(kinds.get(follows, "failed"), str(failure), order=order)
         await self._learn(order)
 
-    def _next_state(self, progress: _Progress, failure: BackendError, backend: str) -> JobState:
-        """What becomes of the job after a failed attempt; also notes exclusions and the back-off."""
-        if isinstance(failure, SubmitUncertain):
-            return JobState.UNCERTAIN
-        if failure.kind is FailureKind.CANCELLED:
-            return JobState.CANCELLED
-        rule = policy(failure.kind)
-        progress.last_backend = backend
-        if rule.next == "elsewhere" or isinstance(failure, TerminalError):
-            progress.excluded.add(backend)
-        remaining = progress.shot.open_offers.keys() - progress.excluded
-        if rule.next == "nowhere" or not remaining or progress.made >= self._settings.routing.max_attempts:
-            return JobState.FAILED
-        base = self._settings.routing.retry_base_s * 2 ** (progress.made - 1)
-        pause = base * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
-        if isinstance(failure, TransientError) and failure.retry_after_s and remaining <= {backend}:
-            pause = max(pause, failure.retry_after_s)
-        progress.not_before_s = time.monotonic() + pause
-        return JobState.PENDING
-
-    def _caps(self, progress: _Progress, tier: Tier) -> Caps:
+    def _caps(self, progress: JobProgress, tier: Tier) -> Caps:
         routing = self._settings.routing
         return Caps(
             job_usd=self._job_cap(progress),
@@ -562,7 +463,7 @@ class BatchRun:
         )
 
     @staticmethod
-    def _job_cap(progress: _Progress) -> Decimal | None:
+    def _job_cap(progress: JobProgress) -> Decimal | None:
         return progress.shot.preferences.max_cost_usd
 
     # -- expecting and learning ------------------------------------------------------------------------------------
@@ -584,7 +485,7 @@ class BatchRun:
         number = await asyncio.to_thread(self._ledger.record_plan, found)
         self._planned = (number, time.monotonic(), frozenset(shot.job.id for shot in waiting))
         split = ", ".join(f"{count} {key}" for key, count in found.split.items() if count)
-        self._tell("plan", f"expected: ${money(found.planned_usd)} in {found.planned_s:.1f} s ({split})")
+        self._teller.tell("plan", f"expected: ${money(found.planned_usd)} in {found.planned_s:.1f} s ({split})")
 
     def _record_outcome(self) -> None:
         """Stores what the run came to beside its plan."""
@@ -599,7 +500,7 @@ class BatchRun:
         with contextlib.suppress(HybridVideoError):
             self._requoter.learn(await asyncio.to_thread(self._ledger.attempt, order.attempt_id))
 
-    def _requote(self, waiting: list[_Progress]) -> None:
+    def _requote(self, waiting: list[JobProgress]) -> None:
         """Renews the offers of waiting jobs after something was learned."""
         if not waiting or not self._requoter.due():
             return
@@ -611,7 +512,7 @@ class BatchRun:
     def _load(self) -> None:
         for row in self._ledger.job_rows(self._batch.name):
             if row.job in self._shots:
-                self._jobs[row.job] = _Progress(self._shots[row.job], row.state, row.attempts)
+                self._jobs[row.job] = JobProgress(self._shots[row.job], row.state, row.attempts)
 
     async def _resume(self, only: str | None = None) -> None:
         """Takes up what was left open, of all jobs or one, all at once: a look-up may take seconds.
@@ -645,8 +546,8 @@ class BatchRun:
         if found.finished_already or found.failure is not None:
             await self._finish(progress, found)
             return
-        self._tell("notice", "taken up again after an interruption", order=order)
-        self._busy[order.attempt_id] = _Busy(order, time.monotonic(), seen=True)
+        self._teller.tell("notice", "taken up again after an interruption", order=order)
+        self._busy[order.attempt_id] = UnderWay(order, time.monotonic(), seen=True)
         ticket = replace(found.ticket, caps=self._caps(progress, attempt.tier))
         self._spawn(self._drive(progress, ticket), attempt.job)
 
@@ -654,7 +555,7 @@ class BatchRun:
         """Whether this run is busy with an attempt, the booking of its end included."""
         return attempt.attempt_id in self._busy or attempt.job in self._tasks.values()
 
-    def _is_driven(self, progress: _Progress) -> bool:
+    def _is_driven(self, progress: JobProgress) -> bool:
         return progress.shot.job.id in self._tasks.values()
 
     def _watch_others(self) -> None:
@@ -696,7 +597,7 @@ class BatchRun:
             self._ledger.request_cancel(self._batch.name, waiting)
             self._notice(f"{len(waiting)} waiting jobs were cancelled on request")
 
-    async def _after_stop(self, progress: _Progress) -> None:
+    async def _after_stop(self, progress: JobProgress) -> None:
         """What a stopped job is now: cancelled, uncertain, or over already: then its clip is paid for."""
         job = progress.shot.job.id
         under_way = await asyncio.to_thread(self._ledger.request_cancel, self._batch.name, [job])
@@ -705,7 +606,7 @@ class BatchRun:
             await self._resume(job)
             return
         progress.state = row.state
-        self._tell("cancelled" if row.state is JobState.CANCELLED else "uncertain", row.error_message, job=job)
+        self._teller.tell("cancelled" if row.state is JobState.CANCELLED else "uncertain", row.error_message, job=job)
 
     async def _keep_lease(self) -> None:
         while True:
@@ -729,69 +630,15 @@ class BatchRun:
     # -- telling ---------------------------------------------------------------------------------------------------
 
     def _on_progress(self, order: WorkOrder, status: JobStatus) -> None:
-        now = time.monotonic()
         busy = self._busy.get(order.attempt_id)
         if busy is not None and not busy.seen:
             busy.seen = True
             self._wake.set()
-        if now - self._last_shown.get(order.attempt_id, 0.0) < PROGRESS_S:
-            return
-        self._last_shown[order.attempt_id] = now
-        self._tell("progress", status.message or status.phase, order=order, progress=status.progress)
+        self._teller.progress(order, status)
 
     def _notice(self, message: str) -> None:
         self._notices.append(message)
-        self._tell("notice", message)
-
-    def _tell(
-        self,
-        kind: EventKind,
-        message: str,
-        *,
-        job: str = "",
-        order: WorkOrder | None = None,
-        progress: float | None = None,
-    ) -> None:
-        states = [item.state for item in self._jobs.values()]
-        spent = None if kind == "progress" else self._ledger.balance(f"batch:{self._batch.name}").settled_usd
-        event = Event(
-            kind=kind,
-            message=redact(message),
-            job=order.job.id if order else job,
-            backend=order.quote.backend if order else "",
-            attempt=order.number if order else 0,
-            progress=progress,
-            finished=states.count(JobState.DONE),
-            failed=sum(state in (JobState.FAILED, JobState.CANCELLED, JobState.UNCERTAIN) for state in states),
-            total=len(states),
-            spent_usd=spent,
-        )
-        if kind != "progress":
-            log.info("%s %s %s: %s", kind, event.job or self._batch.name, event.backend, event.message)
-        self._observe(event)
-
-
-def _wishes(shot: Shot) -> object:
-    """What decides which backends a job may use now: its offers and its preferences."""
-    offers = (
-        (key, quote.model, quote.amount_usd, quote.reserve_usd, quote.rate_usd_per_s, quote.service_s)
-        for key, quote in shot.open_offers.items()
-    )
-    wished = shot.preferences
-    return (wished.backend, wished.prefer_serverless, tuple(offers))
-
-
-def _fitted(quote: Quote, headroom_usd: Decimal) -> Quote | None:
-    """The quote with a reservation that fits; None if even a tight one does not.
-
-    A price per second is reserved with much to spare. Where a limit is closer than that, the reservation may shrink to
-    a fifth above the expected cost, and the job is stopped if it would cross the limit.
-    """
-    if quote.reserve_usd <= headroom_usd:
-        return quote
-    if scoring.least_reserve_usd(quote) > headroom_usd:
-        return None
-    return quote.model_copy(update={"reserve_usd": headroom_usd.quantize(NANO, rounding=ROUND_DOWN)})
+        self._teller.tell("notice", message)
 
 
 def _with_advice(message: str, advice: str) -> str:

@@ -1,0 +1,81 @@
+"""What a run knows of each job and of each attempt under way, and what a failure makes of a job."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+from hybrid_video.engine.selection import Shot
+from hybrid_video.errors import BackendError, FailureKind, SubmitUncertain, TerminalError, TransientError
+from hybrid_video.failures import policy
+from hybrid_video.models import JobState, WorkOrder
+from hybrid_video.settings import RoutingSettings
+
+
+@dataclass
+class JobProgress:
+    """Run-time state of one job."""
+
+    shot: Shot
+    state: JobState
+    attempts: int
+    made: int = 0
+    excluded: set[str] = field(default_factory=set)
+    limited: dict[str, tuple[float, str]] = field(default_factory=dict)
+    """Backends the spend gate refused: until when not to ask again (monotonic seconds), and why."""
+    last_backend: str | None = None
+    not_before_s: float = 0.0
+    stuck_since_s: float | None = None
+    elsewhere: bool = False
+    known: Shot | None = None
+    """The shot that `alike` was found for: offers are renewed in the course of a run."""
+    alike: int = -1
+    """Equal for jobs with the same offers and the same wishes."""
+
+    @property
+    def untouched(self) -> bool:
+        """Whether nothing has happened that sets it apart from the others like it."""
+        return not (self.made or self.excluded or self.limited or self.last_backend or self.stuck_since_s)
+
+
+@dataclass
+class UnderWay:
+    """One attempt under way on a lane."""
+
+    order: WorkOrder
+    since_s: float
+    seen: bool = False
+    """The backend has spoken of it. Only then is another job put behind it, so that they arrive in this order."""
+
+
+def next_state(
+    progress: JobProgress, failure: BackendError, backend: str, *, routing: RoutingSettings, now_s: float
+) -> JobState:
+    """What becomes of the job after a failed attempt; also notes exclusions and the back-off."""
+    if isinstance(failure, SubmitUncertain):
+        return JobState.UNCERTAIN
+    if failure.kind is FailureKind.CANCELLED:
+        return JobState.CANCELLED
+    rule = policy(failure.kind)
+    progress.last_backend = backend
+    if rule.next == "elsewhere" or isinstance(failure, TerminalError):
+        progress.excluded.add(backend)
+    remaining = progress.shot.open_offers.keys() - progress.excluded
+    if rule.next == "nowhere" or not remaining or progress.made >= routing.max_attempts:
+        return JobState.FAILED
+    base = routing.retry_base_s * 2 ** (progress.made - 1)
+    pause = base * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
+    if isinstance(failure, TransientError) and failure.retry_after_s and remaining <= {backend}:
+        pause = max(pause, failure.retry_after_s)
+    progress.not_before_s = now_s + pause
+    return JobState.PENDING
+
+
+def wishes(shot: Shot) -> object:
+    """What decides which backends a job may use now: its offers and its preferences."""
+    offers = (
+        (key, quote.model, quote.amount_usd, quote.reserve_usd, quote.rate_usd_per_s, quote.service_s)
+        for key, quote in shot.open_offers.items()
+    )
+    wished = shot.preferences
+    return (wished.backend, wished.prefer_serverless, tuple(offers))

@@ -1,0 +1,65 @@
+"""Tells whoever watches a run what happens, with the counts and the money as they stand."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+
+from hybrid_video.engine.events import Event, EventKind, Observer
+from hybrid_video.engine.progress import JobProgress
+from hybrid_video.ledger import Ledger
+from hybrid_video.models import JobState, JobStatus, WorkOrder
+from hybrid_video.redaction import redact
+
+log = logging.getLogger("hybrid_video.engine")
+
+PROGRESS_S = 0.5
+"""Progress of one attempt is told at most so often."""
+
+
+class Teller:
+    """Makes events for one batch. `jobs` is the run's own table, looked at for each event."""
+
+    def __init__(self, batch: str, jobs: Mapping[str, JobProgress], ledger: Ledger, observe: Observer | None) -> None:
+        self._batch = batch
+        self._jobs = jobs
+        self._ledger = ledger
+        self._observe = observe or (lambda _event: None)
+        self._last_shown: dict[str, float] = {}
+
+    def progress(self, order: WorkOrder, status: JobStatus) -> None:
+        """How far an attempt is."""
+        now = time.monotonic()
+        if now - self._last_shown.get(order.attempt_id, 0.0) < PROGRESS_S:
+            return
+        self._last_shown[order.attempt_id] = now
+        self.tell("progress", status.message or status.phase, order=order, progress=status.progress)
+
+    def tell(
+        self,
+        kind: EventKind,
+        message: str,
+        *,
+        job: str = "",
+        order: WorkOrder | None = None,
+        progress: float | None = None,
+    ) -> None:
+        """One event: about an order, about a job that has none, or about the whole batch."""
+        states = [item.state for item in self._jobs.values()]
+        spent = None if kind == "progress" else self._ledger.balance(f"batch:{self._batch}").settled_usd
+        event = Event(
+            kind=kind,
+            message=redact(message),
+            job=order.job.id if order else job,
+            backend=order.quote.backend if order else "",
+            attempt=order.number if order else 0,
+            progress=progress,
+            finished=states.count(JobState.DONE),
+            failed=sum(state in (JobState.FAILED, JobState.CANCELLED, JobState.UNCERTAIN) for state in states),
+            total=len(states),
+            spent_usd=spent,
+        )
+        if kind != "progress":
+            log.info("%s %s %s: %s", kind, event.job or self._batch, event.backend, event.message)
+        self._observe(event)
