@@ -8,6 +8,7 @@ autoscaler's benchmark; kills and resumption (W9) to `make chaos`.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -73,7 +74,11 @@ def against_the_bound(board: Scoreboard, quick: bool) -> None:
                 row = summed(f"W2 {failure:.0%} fail", name, sites, jobs, outcomes)
                 board.row(row)
                 if name.startswith("ours D") or (name.startswith("ours $") and jobs == 10):
-                    board.claim(Claim(f"T/T* {name}, N={jobs}, {failure:.0%} fail", row.time_ratio, TIME_LIMIT[jobs]))
+                    board.claim(
+                        Claim(
+                            f"T/T* {name}, N={jobs}, {failure:.0%} fail", row.time_ratio or math.inf, TIME_LIMIT[jobs]
+                        )
+                    )
                 if name.startswith("ours D") and jobs == 1000 and row.cost_ratio is not None:
                     board.claim(
                         Claim(
@@ -206,7 +211,7 @@ def wrong_priors(board: Scoreboard, quick: bool) -> None:
             outcomes = repeat(sites, alike(jobs), partial(Ours, deadline), runs, world=partial(misjudged, sites))
             row = summed("W8", f"ours D={deadline}", sites, jobs, outcomes)
             board.row(row)
-            board.claim(Claim(f"W8 T/T*, N={jobs}, D={deadline}", row.time_ratio, limit))
+            board.claim(Claim(f"W8 T/T*, N={jobs}, D={deadline}", row.time_ratio or math.inf, limit))
 
 
 def main() -> int:

@@ -113,7 +113,7 @@ def summed(
         p95_s=percentile([outcome.duration_s for outcome in outcomes], 0.95),
         cost_usd=cost,
         bound_usd=cost_bound_usd(sites, jobs, duration) if bound_usd is None else bound_usd,
-        time_ratio=duration / time_bound_s(sites, jobs, cost),
+        time_ratio=duration / time_bound_s(sites, jobs, cost) if bound_usd is None else None,
         all_gemini_usd=float(max(site.price_usd for site in sites)) * jobs,
     )
 

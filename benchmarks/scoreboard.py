@@ -42,8 +42,8 @@ class Measured:
     p95_s: float
     cost_usd: float
     bound_usd: float
-    time_ratio: float
-    """Duration over the least possible for the same cost."""
+    time_ratio: float | None
+    """Duration over the least possible for the same cost; None where that bound does not apply (sizes differ)."""
     all_gemini_usd: float = 0.0
 
     @property
@@ -88,10 +88,11 @@ class Scoreboard:
             self._headed = True
             heads = ("N", 5), ("T s", 9), ("p95", 9), ("$", 10), ("LB $", 9), ("$/LB", 7), ("T/T*", 7)
             print(f"  {'workload':<22}{'policy':<26}" + "".join(f"{name:>{width}}" for name, width in heads))
+        ratio = f"{row.time_ratio:7.3f}" if row.time_ratio is not None else "      -"
         over = f"{row.cost_ratio:7.3f}" if row.cost_ratio is not None else "      -"
         print(
             f"  {row.workload:<22}{row.policy:<26}{row.jobs:>5}{row.duration_s:>9.1f}{row.p95_s:>9.1f}"
-            f"{row.cost_usd:>10.3f}{row.bound_usd:>9.3f}{over}{row.time_ratio:>7.3f}"
+            f"{row.cost_usd:>10.3f}{row.bound_usd:>9.3f}{over}{ratio}"
         )
         emit(
             benchmark="dispatch",
@@ -103,7 +104,7 @@ class Scoreboard:
             p95_s=round(row.p95_s, 2),
             cost_usd=round(row.cost_usd, 6),
             bound_usd=round(row.bound_usd, 6),
-            time_ratio=round(row.time_ratio, 4),
+            time_ratio=None if row.time_ratio is None else round(row.time_ratio, 4),
         )
 
     def title(self, text: str) -> None:
