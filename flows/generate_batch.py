@@ -81,7 +81,7 @@ async def generate_batch(
         problems = error.problems if isinstance(error, InputError) else (text,)
         data = {"error": text, "problems": [redact(p) for p in problems], "exit_code": error.exit_code}
         return Failed(message=text[:1000], data=data)
-    await publish_report(report)
+    await publish_report(report, Settings.load().storage.clips_url)
     summary = f"{report.completed} of {report.jobs} clips for ${report.to_json()['cost_usd']}"
     data = report.model_dump(mode="json")
     if stopped:

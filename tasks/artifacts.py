@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import re
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 from typing import Any
+from urllib.parse import quote
 from uuid import UUID
 
 from prefect import get_client, get_run_logger
@@ -103,8 +105,18 @@ class LiveProgress:
             await aupdate_progress_artifact(self._artifact, progress=round(self._percent, 1), description=self._line)
 
 
-async def publish_report(report: BatchReport) -> None:
-    """A table of every clip and a page with the totals. Paths are shown as text: browsers refuse links to files."""
+def clip_link(path: str, batch: str, clips_url: str) -> str:
+    """A Markdown link to a clip: below `clips_url` if there is one, else to the file.
+
+    Browsers do not open a file link from a page of a server; it can be copied, and the path is its text.
+    """
+    name = Path(path).name
+    url = f"{clips_url.rstrip('/')}/{quote(batch)}/{quote(name)}" if clips_url else Path(path).as_uri()
+    return f"[{name if clips_url else path}]({url})"
+
+
+async def publish_report(report: BatchReport, clips_url: str = "") -> None:
+    """A table of every clip with a link to it, and a page with the totals."""
     rows: list[dict[str, Any]] = [
         {
             "job": clip.job,
@@ -112,7 +124,7 @@ async def publish_report(report: BatchReport) -> None:
             "provider": clip.provider,
             "cost_usd": money(clip.cost_usd),
             "attempts": clip.attempts,
-            "clip": clip.path,
+            "clip": clip_link(clip.path, report.batch, clips_url),
         }
         for clip in report.clips
     ]

@@ -276,6 +276,9 @@ class StorageSettings(_Group):
         description="Folder of the ledger, history and logs.",
     )
     out: Path | None = Field(None, description="Folder for finished clips; <home>/clips when not set.")
+    clips_url: str = Field(
+        "", description="Where the clips folder can be reached over http, for links in Prefect; file links when empty."
+    )
     ledger_url: SecretStr | None = Field(
         None, description="SQLAlchemy URL of the ledger; SQLite under home when not set."
     )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import time
 import uuid
 from collections.abc import Awaitable, Coroutine, Iterable
@@ -44,8 +43,6 @@ from hybrid_video.ledger import CANCELLED_MESSAGE, Caps, JobCancelledError, JobT
 from hybrid_video.models import Attempt, JobState, JobStatus, Quote, Refusal, Tier, WorkOrder
 from hybrid_video.pricing.timings import ServiceTimes
 from hybrid_video.settings import Settings
-
-log = logging.getLogger("hybrid_video.engine")
 
 TICK_S = 0.5
 RENEW_S = 10.0
