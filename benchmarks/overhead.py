@@ -5,9 +5,8 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from hybrid_video.prefect_server import PrefectServer
-
 from benchmarks.measure import emulators, run_child, show
+from hybrid_video.prefect_server import PrefectServer
 
 JOBS = 100
 

@@ -1,7 +1,7 @@
 """Puts a pinned uv into a folder with nothing but Python's standard library.
 
-`python3 get_uv.py FOLDER` first tries `venv` and `pip`; where Debian has split those off, it fetches the wheel from PyPI,
-checks its SHA-256 against the index and unpacks the one binary. Run by the Makefile.
+`python3 get_uv.py FOLDER` first tries `venv` and `pip`; where Debian has split those off, it fetches the wheel from
+PyPI, checks its SHA-256 against the index and unpacks the one binary. Run by the Makefile.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def _with_pip(folder: Path) -> bool:
 
 
 def _from_index(folder: Path) -> None:
-    with urllib.request.urlopen(INDEX, timeout=60) as answer:  # noqa: S310 - a constant https address
+    with urllib.request.urlopen(INDEX, timeout=60) as answer:
         files = json.load(answer)["urls"]
     wheel = next(file for file in files if _fits(file["filename"]))
     with urllib.request.urlopen(wheel["url"], timeout=300) as answer:  # noqa: S310 - from the index above
