@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from decimal import Decimal
@@ -38,13 +39,21 @@ def job_states(project: Project, batch: str = "film") -> dict[str, JobState]:
 
 
 def kill_in_the_middle(project: Project, *jobs: dict[str, object], running: int) -> None:
-    """Starts a batch as a real process and kills it when so many attempts have their receipt."""
+    """Starts a batch as a real process and kills it when so many attempts have their receipt, and none waits for one."""
     process = project.start_run(project.batch(list(jobs)))
+
+    def caught() -> bool:
+        if sum(attempt.handle is not None for attempt in project.attempts()) < running:
+            return False
+        process.signal(signal.SIGSTOP)
+        time.sleep(0.05)
+        if all(attempt.handle is not None for attempt in project.attempts()):
+            return True
+        process.signal(signal.SIGCONT)
+        return False
+
     try:
-        until(
-            f"{running} attempts are accepted",
-            lambda: sum(a.handle is not None for a in project.attempts()) >= running,
-        )
+        until(f"{running} attempts are accepted and no submit is under way", caught)
         process.signal(signal.SIGKILL)
         process.popen.wait(10)
     finally:
