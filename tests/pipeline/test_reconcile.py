@@ -39,7 +39,7 @@ def job_states(project: Project, batch: str = "film") -> dict[str, JobState]:
 
 
 def kill_in_the_middle(project: Project, *jobs: dict[str, object], running: int) -> None:
-    """Starts a batch as a real process and kills it when so many attempts have their receipt, and none waits for one."""
+    """Starts a batch as a real process; kills it when so many attempts have their receipt and none waits for one."""
     process = project.start_run(project.batch(list(jobs)))
 
     def caught() -> bool:
