@@ -80,7 +80,9 @@ async def generate_batch(
         logger.error("%s", text)  # noqa: TRY400 - a traceback tells the user nothing
         problems = error.problems if isinstance(error, InputError) else (text,)
         data = {"error": text, "problems": [redact(p) for p in problems], "exit_code": error.exit_code}
+        _answer(data)
         return Failed(message=text[:1000], data=data)
+    _answer(report.model_dump(mode="json"))
     await publish_report(report, Settings.load().storage.clips_url)
     summary = f"{report.completed} of {report.jobs} clips for ${report.to_json()['cost_usd']}"
     data = report.model_dump(mode="json")
@@ -134,8 +136,21 @@ async def _make(batch: Batch, base_dir: Path, out_dir: Path | None) -> tuple[Bat
                 watcher.cancel()
 
 
+_answer_file: Path | None = None
+
+
+def _answer(data: dict[str, Any]) -> None:
+    """Writes the report as soon as it is known: without its server Prefect may take minutes to end."""
+    if _answer_file is not None:
+        part = _answer_file.with_suffix(".part")
+        part.write_text(json.dumps(data), encoding="utf-8")
+        part.replace(_answer_file)
+
+
 def main(request_file: str, answer_file: str) -> None:
     """Runs the flow once for a request file and writes the report, or the error, as JSON."""
+    global _answer_file  # noqa: PLW0603 - this process runs one flow
+    _answer_file = Path(answer_file)
     request = json.loads(Path(request_file).read_text(encoding="utf-8"))
     state: State[Any] = asyncio.run(
         generate_batch(  # type: ignore[arg-type]
@@ -145,10 +160,9 @@ def main(request_file: str, answer_file: str) -> None:
             return_state=True,
         )
     )
-    data = getattr(state.data, "result", state.data)  # Prefect wraps what a state carries
-    if not isinstance(data, dict):
-        data = {"error": redact(state.message or "the flow ended without a report"), "problems": [], "exit_code": 1}
-    Path(answer_file).write_text(json.dumps(data), encoding="utf-8")
+    if not _answer_file.exists():
+        message = redact(state.message or "the flow ended without a report")
+        _answer({"error": message, "problems": [message], "exit_code": 1})
 
 
 if __name__ == "__main__":

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 from urllib.parse import quote
 from uuid import UUID
 
+import httpx
 from prefect import get_client, get_run_logger
 from prefect.artifacts import (
     acreate_markdown_artifact,
@@ -19,14 +21,26 @@ from prefect.artifacts import (
     acreate_table_artifact,
     aupdate_progress_artifact,
 )
+from prefect.exceptions import PrefectException
 from prefect.runtime import flow_run
 
 from hybrid_video.engine.events import Event
 from hybrid_video.engine.report import BatchReport, money
 from hybrid_video.models import Batch
+from hybrid_video.redaction import redact
 
 UPDATE_S = 1.0
+UI_PATIENCE_S = 5.0
 STATE_CHECK_S = 5.0
+
+
+@contextlib.contextmanager
+def best_effort() -> Iterator[None]:
+    """What the UI shows is never worth a batch: a Prefect server that has gone is noted and otherwise ignored."""
+    try:
+        yield
+    except (OSError, TimeoutError, RuntimeError, httpx.HTTPError, PrefectException) as error:
+        logging.getLogger("hybrid_video.flow").warning("the Prefect server does not answer: %s", redact(error, 200))
 
 
 class LiveProgress:
@@ -86,7 +100,7 @@ class LiveProgress:
         async with get_client() as client:
             while True:
                 await asyncio.sleep(STATE_CHECK_S)
-                with contextlib.suppress(OSError, TimeoutError):
+                with best_effort():
                     run = await client.read_flow_run(UUID(str(run_id)))
                     if run.state is not None and run.state.is_cancelling():
                         stop()
@@ -101,8 +115,13 @@ class LiveProgress:
                 await self._update()
 
     async def _update(self) -> None:
-        if self._artifact is not None:
-            await aupdate_progress_artifact(self._artifact, progress=round(self._percent, 1), description=self._line)
+        if self._artifact is None:
+            return
+        with best_effort():
+            async with asyncio.timeout(UI_PATIENCE_S):
+                await aupdate_progress_artifact(
+                    self._artifact, progress=round(self._percent, 1), description=self._line
+                )
 
 
 def clip_link(path: str, batch: str, clips_url: str) -> str:
@@ -132,8 +151,10 @@ async def publish_report(report: BatchReport, clips_url: str = "") -> None:
         {"job": line.job, "backend": "", "provider": line.kind, "cost_usd": "", "attempts": "", "clip": line.message}
         for line in report.errors
     ]
-    await acreate_table_artifact(rows, key=artifact_key(report.batch, "clips"), description=_title(report))
-    await acreate_markdown_artifact(report_markdown(report), key=artifact_key(report.batch, "report"))
+    with best_effort():
+        async with asyncio.timeout(2 * UI_PATIENCE_S):
+            await acreate_table_artifact(rows, key=artifact_key(report.batch, "clips"), description=_title(report))
+            await acreate_markdown_artifact(report_markdown(report), key=artifact_key(report.batch, "report"))
 
 
 def report_markdown(report: BatchReport) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,6 +33,10 @@ def answers(url: str) -> bool:
         return False
 
 
+BUSY_PAUSES_S = (0.5, 1.0, 2.0, 4.0)
+"""A server on SQLite answers 503 when its database was locked and nothing was done; Prefect's own clients retry it too."""
+
+
 def call(url: str, method: str, path: str, body: object = None, *, allow: tuple[int, ...] = ()) -> Any:
     """One call; the decoded answer, or None for an empty one or a status in `allow`.
 
@@ -43,14 +48,18 @@ def call(url: str, method: str, path: str, body: object = None, *, allow: tuple[
     name, _, password = os.environ.get("PREFECT_API_AUTH_STRING", "").partition(":")
     key = os.environ.get("PREFECT_API_KEY")
     try:
-        answer = httpx.request(
-            method,
-            f"{url}{path}",
-            json=body if method != "GET" else None,
-            auth=(name, password) if name else None,
-            headers={"Authorization": f"Bearer {key}"} if key else None,
-            timeout=TIMEOUT_S,
-        )
+        for pause_s in (*BUSY_PAUSES_S, None):
+            answer = httpx.request(
+                method,
+                f"{url}{path}",
+                json=body if method != "GET" else None,
+                auth=(name, password) if name else None,
+                headers={"Authorization": f"Bearer {key}"} if key else None,
+                timeout=TIMEOUT_S,
+            )
+            if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE or pause_s is None:
+                break
+            time.sleep(pause_s)
     except httpx.HTTPError as error:
         raise ConfigurationError(
             f"the Prefect server at {url!r} does not answer ({type(error).__name__}); start it with `hybrid-video up` "

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import tempfile
+import time
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Annotated
@@ -27,6 +28,7 @@ from hybrid_video.project import flow_command
 from hybrid_video.settings import Settings
 
 PREFECT_TIMEOUT_S = 3.0
+FLOW_END_PATIENCE_S = 30.0
 
 FileArgument = Annotated[Path, typer.Argument(help="Batch file: YAML, JSON or CSV.", show_default=False)]
 OutOption = Annotated[Path | None, typer.Option("--out", help="Folder for the clips.")]
@@ -165,7 +167,7 @@ def run_as_flow(
             encoding="utf-8",
         )
         command = [*flow_command("generate_batch"), str(request), str(answer)]
-        code = _run_child(command, {**os.environ, **(environment or {})})
+        code = _run_child(command, {**os.environ, **(environment or {})}, answer)
         if not answer.exists():
             raise ConfigurationError(f"the flow ended without a report (exit {code}); see the messages above")
         data = json.loads(answer.read_text(encoding="utf-8"))
@@ -174,10 +176,11 @@ def run_as_flow(
     return BatchReport.model_validate(data)
 
 
-def _run_child(command: list[str], environment: dict[str, str]) -> int:
+def _run_child(command: list[str], environment: dict[str, str], answer: Path) -> int:
     """Runs the flow process to its end. Ctrl-C and SIGTERM are passed on, so that it can stop the remote work first.
 
-    It gets a session of its own: a terminal would otherwise send it the same Ctrl-C a second time.
+    It gets a session of its own: a terminal would otherwise send it the same Ctrl-C a second time. Once its report is
+    there it has a while to tell the Prefect server; a server that has gone would hold it for many minutes.
     """
     child = subprocess.Popen(command, env=environment, stdout=2, start_new_session=os.name == "posix")
     previous = {}
@@ -185,7 +188,15 @@ def _run_child(command: list[str], environment: dict[str, str]) -> int:
         for number in (signal.SIGINT, signal.SIGTERM):
             previous[number] = signal.signal(number, lambda got, _frame: child.send_signal(got))
     try:
-        return child.wait()
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return child.wait(1)
+            if answer.exists() and time.time() - answer.stat().st_mtime > FLOW_END_PATIENCE_S:
+                console.print(
+                    "the batch has ended, but the Prefect server does not take note of it; leaving the flow run"
+                )
+                child.kill()
+                return child.wait()
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
