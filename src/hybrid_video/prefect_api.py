@@ -34,7 +34,7 @@ def answers(url: str) -> bool:
 
 
 BUSY_PAUSES_S = (0.5, 1.0, 2.0, 4.0)
-"""A server on SQLite answers 503 when its database was locked and nothing was done; Prefect's own clients retry it too."""
+"""A server on SQLite answers 503 when its database was locked and nothing was done; Prefect's clients retry it too."""
 
 
 def call(url: str, method: str, path: str, body: object = None, *, allow: tuple[int, ...] = ()) -> Any:

@@ -54,7 +54,15 @@ def start(project: Project, owned: list[Process], *jobs: dict[str, object], name
     """Starts a batch as a process and waits until its first attempt runs."""
     process = project.start_run(project.batch(list(jobs), name))
     owned.append(process)
-    until(f"an attempt of {name} is accepted", lambda: any(a.handle for a in project.attempts() if a.batch == name))
+
+    def accepted() -> bool:
+        assert process.popen.poll() is None, f"the run has ended: {process.outcome(process.popen.returncode)}"
+        return any(attempt.handle for attempt in project.attempts() if attempt.batch == name)
+
+    try:
+        until(f"an attempt of {name} is accepted", accepted)
+    except AssertionError as error:
+        raise AssertionError(f"{error}\n{process.outcome(-1)}") from None
     return process
 
 
