@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import os
 import signal
 import subprocess
@@ -188,10 +189,13 @@ def _run_child(command: list[str], environment: dict[str, str], answer: Path) ->
         for number in (signal.SIGINT, signal.SIGTERM):
             previous[number] = signal.signal(number, lambda got, _frame: child.send_signal(got))
     try:
+        answered_s = math.inf
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 return child.wait(1)
-            if answer.exists() and time.time() - answer.stat().st_mtime > FLOW_END_PATIENCE_S:
+            if answer.exists():
+                answered_s = min(answered_s, time.monotonic())
+            if time.monotonic() - answered_s > FLOW_END_PATIENCE_S:
                 console.print(
                     "the batch has ended, but the Prefect server does not take note of it; leaving the flow run"
                 )
