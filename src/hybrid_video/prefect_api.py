@@ -62,8 +62,8 @@ def call(url: str, method: str, path: str, body: object = None, *, allow: tuple[
             time.sleep(pause_s)
     except httpx.HTTPError as error:
         raise ConfigurationError(
-            f"the Prefect server at {url!r} does not answer ({type(error).__name__}); start it with `hybrid-video up` "
-            "or `prefect server start`, and check PREFECT_API_URL"
+            f"the Prefect server at {url!r} does not answer ({type(error).__name__}); start it with "
+            "`prefect server start`, and check PREFECT_API_URL"
         ) from None
     if answer.status_code in allow:
         return None

@@ -147,7 +147,7 @@ def test_stopping_ends_the_children_of_a_child_that_does_not_listen(tmp_path: Pa
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_a_child_ends_when_its_parent_was_killed(tmp_path: Path) -> None:
-    """A killed `hybrid-video up` leaves no server behind that holds the port."""
+    """A killed parent leaves no server behind that holds the port."""
     (tmp_path / "sleeper.py").write_text("import time; print('asleep', flush=True); time.sleep(600)", encoding="utf-8")
     with subprocess.Popen([sys.executable, "-c", PARENT], cwd=tmp_path, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None

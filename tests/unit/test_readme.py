@@ -33,6 +33,18 @@ def test_every_command_and_option_in_the_readme_exists(usage: str) -> None:
     assert not {word.strip("[]") for word in words if word.strip("[]").startswith("--")} - options
 
 
+def test_every_command_that_a_message_or_a_page_tells_the_user_to_type_exists() -> None:
+    """An error that sends people to a command which is not there is worse than no advice."""
+    places = [*(ROOT / "src").rglob("*.py"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "flows").glob("*.py")]
+    texts = {str(f.relative_to(ROOT)): f.read_text(encoding="utf-8") for f in [*places, ROOT / "prefect.yaml"]}
+    known = set(typer.main.get_command(app).commands)
+    named = {
+        (name, word) for name, text in texts.items() for word in re.findall(r"`hybrid-video ([a-z]\S*?)[` ]", text)
+    }
+    assert len(named) > 20
+    assert not {(name, word) for name, word in named if word not in known}
+
+
 def test_every_setting_in_the_readme_and_the_example_exists() -> None:
     """A variable nobody reads would be set in vain."""
     text = README + (ROOT / ".env.example").read_text(encoding="utf-8")

@@ -89,7 +89,7 @@ class PodBackend:
         if not self._settings.pod_ids and not self._places:
             raise ConfigurationError(
                 "no pods are configured; set HYBRID_VIDEO_RUNPOD_POD_IDS to the ids of running pods, or start some "
-                "with `hybrid-video pods start`"
+                "in the RunPod console"
             )
         await self._look_at_all()
         if not self.lanes():
