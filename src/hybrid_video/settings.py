@@ -146,6 +146,49 @@ class RunPodSettings(_Group):
         return template.format(pod_id=pod_id, port=self.pod_port)
 
 
+class PodPoolSettings(_Group):
+    """Which pods are opened by the product itself, and when."""
+
+    model_config = SettingsConfigDict(env_prefix="HYBRID_VIDEO_PODS_")
+
+    image: str = Field("", description="Container image of the pods (docker/comfyui-pod); pods are opened only if set.")
+    template_id: str = Field("", description="RunPod template to use instead of an image.")
+    gpus: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("NVIDIA GeForce RTX 4090", "NVIDIA GeForce RTX 3090"),
+        description="GPU types to try, comma-separated, by RunPod's names; the cheapest that is in stock is taken.",
+    )
+    clouds: Annotated[tuple[Literal["SECURE", "COMMUNITY"], ...], NoDecode] = Field(
+        ("SECURE",), description="RunPod clouds to try, comma-separated: SECURE, COMMUNITY."
+    )
+    data_centers: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Data centres to try, comma-separated and in order; RunPod chooses when empty."
+    )
+    network_volume_id: str = Field("", description="Network volume with the models; ties pods to its data centre.")
+    disk_gb: int = Field(40, ge=1, le=2000, description="Container disk of a pod in GB.")
+    max_pods: int = Field(5, ge=0, le=100, description="Most pods open at once, starting ones included; 0: never any.")
+    max_price_usd_per_h: Decimal = Field(
+        Decimal("1.50"), gt=0, le=100, description="Dearest pod that may be opened, US dollars per hour."
+    )
+    policy: Literal["break-even", "threshold"] = Field(
+        "break-even",
+        description="When pods open: break-even weighs their price against the waiting it saves; threshold opens them "
+        "at a queue length.",
+    )
+    value_of_waiting_usd_per_job_h: float = Field(
+        5, ge=0, description="Break-even: what it is worth that one job waits an hour less."
+    )
+    threshold_queue: int = Field(5, ge=0, description="Threshold: pods open while more jobs than this wait.")
+    threshold_idle_s: float = Field(300, ge=0, description="Threshold: a pod is closed after so many idle seconds.")
+    cold_start_s: float = Field(90, ge=0, description="Expected seconds from create to the first clip, until measured.")
+    ready_timeout_s: float = Field(900, gt=0, description="A pod that renders nothing within this is given up.")
+    lease_s: float = Field(
+        600, ge=60, le=86_400, description="A pod ends itself when nobody has renewed its lease for so long."
+    )
+    billing: Literal["second", "hour"] = Field("second", description="How the provider bills a started pod.")
+
+    _split = field_validator("gpus", "clouds", "data_centers", mode="before")(_comma_separated)
+
+
 class GeminiSettings(_Group):
     """Google's paid models: Gemini Omni by API key, Veo on Google Cloud by OAuth."""
 
@@ -308,12 +351,14 @@ class Settings:
         *,
         comfyui: ComfyUISettings | None = None,
         runpod: RunPodSettings | None = None,
+        pods: PodPoolSettings | None = None,
         gemini: GeminiSettings | None = None,
         routing: RoutingSettings | None = None,
         storage: StorageSettings | None = None,
     ) -> None:
         self.comfyui = comfyui or ComfyUISettings()
         self.runpod = runpod or RunPodSettings()
+        self.pods = pods or PodPoolSettings()
         self.gemini = gemini or GeminiSettings()
         self.routing = routing or RoutingSettings()
         self.storage = storage or StorageSettings()
@@ -327,7 +372,7 @@ class Settings:
         """
         groups: dict[str, Any] = {}
         problems: list[str] = []
-        for name, group in zip(("comfyui", "runpod", "gemini", "routing", "storage"), GROUPS, strict=True):
+        for name, group in zip(_NAMES, GROUPS, strict=True):
             try:
                 groups[name] = group()
             except ValidationError as error:
@@ -340,10 +385,13 @@ class Settings:
 GROUPS: tuple[type[_Group], ...] = (
     ComfyUISettings,
     RunPodSettings,
+    PodPoolSettings,
     GeminiSettings,
     RoutingSettings,
     StorageSettings,
 )
+_NAMES = ("comfyui", "runpod", "pods", "gemini", "routing", "storage")
+"""The keyword of each group in `Settings`, in the order of `GROUPS`."""
 
 
 def variable_name(group: type[_Group], field: str) -> str:

@@ -178,6 +178,97 @@ plans = sa.Table(
 """What each run of a batch was expected to cost and to take, and what it came to."""
 
 
+pods = sa.Table(
+    "pods",
+    metadata,
+    sa.Column("name", sa.String(120), primary_key=True),
+    sa.Column("pod_id", sa.String(64)),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("gpu", sa.String(100), nullable=False),
+    sa.Column("cloud", sa.String(16), nullable=False),
+    sa.Column("data_center", sa.String(40), nullable=False, default=""),
+    sa.Column("price_usd_per_h", Money, nullable=False),
+    sa.Column("opened_because", sa.Text, nullable=False, default=""),
+    sa.Column("closed_because", sa.Text, nullable=False, default=""),
+    sa.Column("intended_at", Utc, nullable=False),
+    sa.Column("created_at", Utc),
+    sa.Column("ready_at", Utc),
+    sa.Column("busy_at", Utc),
+    sa.Column("lease_until", Utc),
+    sa.Column("closed_at", Utc),
+    sa.Column("reserved_usd", Money, nullable=False),
+    sa.Column("booked_usd", Money, nullable=False),
+    sa.Column("billed_usd", Money),
+    sa.Column("reconciled_at", Utc),
+    sa.Column("error", sa.Text, nullable=False, default=""),
+    sa.Index("pods_by_state", "state"),
+)
+"""Every rented pod that was ever meant to be opened, written before the create call is sent."""
+
+pod_events = sa.Table(
+    "pod_events",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("pod", sa.String(120), nullable=False),
+    sa.Column("at", Utc, nullable=False),
+    sa.Column("event", sa.String(24), nullable=False),
+    sa.Column("detail", sa.Text, nullable=False, default=""),
+    sa.Index("pod_events_by_pod", "pod", "id"),
+)
+
+pod_shares = sa.Table(
+    "pod_shares",
+    metadata,
+    sa.Column("pod", sa.String(120), primary_key=True),
+    sa.Column("batch", sa.String(64), primary_key=True),
+    sa.Column("job", sa.String(64), primary_key=True),
+    sa.Column("amount_usd", Money, nullable=False),
+    sa.Column("day", sa.String(10), nullable=False),
+    sa.Column("booked_at", Utc, nullable=False),
+    sa.Index("pod_shares_by_batch", "batch"),
+)
+"""A job's share of what a pod cost beyond the seconds that jobs ran: start-up, idle tail, storage."""
+
+pod_places = sa.Table(
+    "pod_places",
+    metadata,
+    sa.Column("gpu", sa.String(100), primary_key=True),
+    sa.Column("cloud", sa.String(16), primary_key=True),
+    sa.Column("data_center", sa.String(40), primary_key=True),
+    sa.Column("refused_until", Utc, nullable=False),
+    sa.Column("message", sa.Text, nullable=False, default=""),
+)
+"""Where a pod could not be had, and until when nobody asks there again."""
+
+demand = sa.Table(
+    "demand",
+    metadata,
+    sa.Column("batch", sa.String(64), primary_key=True),
+    sa.Column("owner", sa.String(160), nullable=False),
+    sa.Column("document", sa.Text, nullable=False),
+    sa.Column("updated_at", Utc, nullable=False),
+)
+"""What each running batch still has to do, as its run last published it; the autoscaler reads it."""
+
+health = sa.Table(
+    "health",
+    metadata,
+    sa.Column("backend", sa.String(40), primary_key=True),
+    sa.Column("document", sa.Text, nullable=False),
+    sa.Column("checked_at", Utc, nullable=False),
+)
+"""The watcher's last look at each backend."""
+
+preferences = sa.Table(
+    "preferences",
+    metadata,
+    sa.Column("name", sa.String(40), primary_key=True),
+    sa.Column("document", sa.Text, nullable=False),
+    sa.Column("updated_at", Utc, nullable=False),
+)
+"""System-wide preferences changed in the dashboard or over the API; they stand above the environment's."""
+
+
 def _first(connection: Connection) -> None:
     metadata.create_all(connection)
 
@@ -186,7 +277,12 @@ def _second(connection: Connection) -> None:
     plans.create(connection, checkfirst=True)
 
 
-MIGRATIONS: tuple[Callable[[Connection], None], ...] = (_first, _second)
+def _third(connection: Connection) -> None:
+    for table in (pods, pod_events, pod_shares, pod_places, demand, health, preferences):
+        table.create(connection, checkfirst=True)
+
+
+MIGRATIONS: tuple[Callable[[Connection], None], ...] = (_first, _second, _third)
 """Numbered from 1 by position. Append only: a released migration is never edited."""
 
 
