@@ -92,6 +92,7 @@ jobs = sa.Table(
     sa.Column("error_kind", sa.String(40), nullable=False, default=""),
     sa.Column("error_message", sa.Text, nullable=False, default=""),
     sa.Column("updated_at", Utc, nullable=False),
+    sa.Column("registered_at", Utc),
     sa.Index("jobs_by_state", "batch", "state"),
 )
 
@@ -255,9 +256,10 @@ health = sa.Table(
     metadata,
     sa.Column("backend", sa.String(40), primary_key=True),
     sa.Column("document", sa.Text, nullable=False),
+    sa.Column("history", sa.Text, nullable=False, default="[]"),
     sa.Column("checked_at", Utc, nullable=False),
 )
-"""The watcher's last look at each backend."""
+"""The watcher's last look at each backend, and in short the looks before it."""
 
 preferences = sa.Table(
     "preferences",
@@ -267,6 +269,16 @@ preferences = sa.Table(
     sa.Column("updated_at", Utc, nullable=False),
 )
 """System-wide preferences changed in the dashboard or over the API; they stand above the environment's."""
+
+watchers = sa.Table(
+    "watchers",
+    metadata,
+    sa.Column("name", sa.String(40), primary_key=True),
+    sa.Column("holder", sa.String(160), nullable=False),
+    sa.Column("lease_until", Utc, nullable=False),
+    sa.Column("document", sa.Text, nullable=False, default="{}"),
+)
+"""Which process watches, until when it is believed, and what it last said of itself."""
 
 
 def _first(connection: Connection) -> None:
@@ -282,7 +294,11 @@ def _third(connection: Connection) -> None:
         table.create(connection, checkfirst=True)
 
 
-MIGRATIONS: tuple[Callable[[Connection], None], ...] = (_first, _second, _third)
+def _fourth(connection: Connection) -> None:
+    watchers.create(connection, checkfirst=True)
+
+
+MIGRATIONS: tuple[Callable[[Connection], None], ...] = (_first, _second, _third, _fourth)
 """Numbered from 1 by position. Append only: a released migration is never edited."""
 
 

@@ -7,7 +7,7 @@ mode with full synchronisation by default, PostgreSQL by URL. Methods are synchr
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -48,6 +48,10 @@ RECEIPTS = frozenset({AttemptState.SUBMITTED, AttemptState.RUNNING})
 OVER = frozenset({JobState.DONE, JobState.FAILED, JobState.CANCELLED})
 """Job states in which nothing more happens until the batch is run again."""
 
+_ONE_WRITER = sa.text("SELECT pg_advisory_xact_lock(4857349203)")
+"""Lets one transaction write at a time, as SQLite does: every rule was proven under that order, and each reservation
+locks the row of the grand total anyway. Held until commit or rollback, and released by the server if we die."""
+
 CANCELLED_MESSAGE = "cancelled on request; run the batch again to make it"
 
 
@@ -74,7 +78,7 @@ class Ledger:
             LedgerError: it cannot be opened; says why and what to do.
         """
         try:
-            engine = _sqlite(url) if isinstance(url, Path) else sa.create_engine(url, pool_pre_ping=True)
+            engine = _sqlite(url) if isinstance(url, Path) else _server(url)
             ledger = cls(engine)
             with ledger._transaction() as connection:
                 t.migrate(connection)
@@ -483,6 +487,14 @@ class Ledger:
         """The engine itself, for `verify` and for tests that look behind the interface."""
         return self._engine
 
+    def reading(self) -> AbstractContextManager[Connection]:
+        """A connection for the reads of a store that keeps tables of its own in this database."""
+        return self._read()
+
+    def writing(self) -> AbstractContextManager[Connection]:
+        """One transaction of such a store: committed at the end, rolled back on an error; one writer at a time."""
+        return self._write()
+
     # -- pieces ----------------------------------------------------------------------------------------------------
 
     @contextmanager
@@ -501,6 +513,8 @@ class Ledger:
             if connection.dialect.name == "sqlite":
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
             try:
+                if connection.dialect.name == "postgresql":
+                    connection.execute(_ONE_WRITER)
                 yield connection
             except BaseException:
                 connection.rollback()
@@ -583,6 +597,20 @@ def _sqlite(path: Path) -> Engine:
         cursor.close()
 
     return engine
+
+
+def _server(url: str) -> Engine:
+    """An engine for a database server: connections are tested before use, because a server may have been restarted.
+
+    `sqlite:///…` is taken as well, with the same settings as a path.
+    """
+    parsed = sa.make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        return _sqlite(Path(parsed.database or "ledger.sqlite3"))
+    if parsed.drivername in {"postgres", "postgresql"}:
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    waits = {"connect_timeout": int(BUSY_TIMEOUT_S), "options": f"-c lock_timeout={int(BUSY_TIMEOUT_S * 1000)}"}
+    return sa.create_engine(parsed, pool_pre_ping=True, connect_args=waits)
 
 
 @contextmanager
