@@ -37,9 +37,9 @@ ENDS = (S.SETTLED, S.FAILED, S.CANCELLED)
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
+def ledger(ledger_url: str | Path, tmp_path: Path) -> Iterator[Ledger]:
     """An empty ledger with the batch `night` of three shots."""
-    ledger = Ledger.open(tmp_path / "ledger.sqlite3")
+    ledger = Ledger.open(ledger_url)
     ledger.register(make_batch(), out_dir=tmp_path / "out")
     yield ledger
     ledger.close()
@@ -285,7 +285,7 @@ def test_attempts_come_back_with_handle_clip_and_times(ledger: Ledger, owner: Ow
     assert ledger.attempts(states=[S.SETTLED]) == []
 
 
-def test_no_secret_reaches_the_file(ledger: Ledger, owner: Owner, tmp_path: Path) -> None:
+def test_no_secret_reaches_the_database(ledger: Ledger, owner: Owner) -> None:
     """Messages of vendors are redacted on their way in, whoever forgot to do it before."""
     secret = "rpa-very-secret-4711"
     redaction.register(secret)
@@ -302,10 +302,10 @@ def test_no_secret_reaches_the_file(ledger: Ledger, owner: Owner, tmp_path: Path
         error_message=f"key={secret} was refused",
     )
     ledger.set_job_state("night", "shot-2", JobState.FAILED, error_kind="x", error_message=f"token {secret}")
-    ledger.close()
-    written = b"".join(file.read_bytes() for file in tmp_path.glob("ledger.sqlite3*"))
-    assert b"was refused" in written
-    assert secret.encode() not in written
+    with ledger.raw().connect() as connection:
+        written = repr([connection.execute(sa.select(table)).all() for table in t.metadata.sorted_tables])
+    assert "was refused" in written
+    assert secret not in written
 
 
 def test_an_unknown_attempt_is_an_error(ledger: Ledger) -> None:
@@ -414,10 +414,10 @@ def test_a_text_written_by_another_version_is_the_same_text(ledger: Ledger, owne
 # -- opening -------------------------------------------------------------------------------------------------------
 
 
-def test_opening_again_keeps_everything_and_migrates_once(ledger: Ledger, owner: Owner, tmp_path: Path) -> None:
+def test_opening_again_keeps_everything_and_migrates_once(ledger: Ledger, owner: Owner, ledger_url: str | Path) -> None:
     """Migrations are numbered and applied once, however often the file is opened."""
     make_done(ledger, make_order(), owner)
-    again = Ledger.open(tmp_path / "ledger.sqlite3")
+    again = Ledger.open(ledger_url)
     with again.raw().connect() as connection:
         numbers = list(connection.execute(sa.select(t.migrations.c.number)).scalars())
     assert numbers == list(range(1, len(t.MIGRATIONS) + 1))
@@ -425,16 +425,17 @@ def test_opening_again_keeps_everything_and_migrates_once(ledger: Ledger, owner:
     again.close()
 
 
-def test_a_ledger_of_a_newer_version_is_left_alone(ledger: Ledger, tmp_path: Path) -> None:
+def test_a_ledger_of_a_newer_version_is_left_alone(ledger: Ledger, ledger_url: str | Path) -> None:
     """An older program does not write into what it does not understand."""
     with ledger.raw().begin() as connection:
         connection.execute(t.migrations.insert().values(number=999, applied_at=make_handle(make_order()).submitted_at))
     with pytest.raises(LedgerError, match="newer version of hybrid-video"):
-        Ledger.open(tmp_path / "ledger.sqlite3")
+        Ledger.open(ledger_url)
 
 
-def test_writes_are_durable_and_readers_do_not_wait(ledger: Ledger) -> None:
-    """Write-ahead log, full synchronisation, foreign keys on."""
+def test_writes_are_durable_and_readers_do_not_wait(tmp_path: Path) -> None:
+    """SQLite: write-ahead log, full synchronisation, foreign keys on."""
+    ledger = Ledger.open(tmp_path / "ledger.sqlite3")
     with ledger.raw().connect() as connection:
         values = [
             connection.exec_driver_sql(f"PRAGMA {name}").scalar()

@@ -118,11 +118,12 @@ def check(ledger: Ledger, model: Model, batch: str) -> None:
         assert balance.settled_usd + balance.reserved_usd <= model.caps.batch_usd
 
 
-@pytest.fixture(scope="module")
-def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Ledger, Owner]]:
-    """One ledger for all examples; each has a batch of its own."""
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def opened(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Ledger, Owner]]:
+    """One ledger of each kind for all examples; each example has a batch of its own."""
     folder = tmp_path_factory.mktemp("money")
-    ledger, owner = Ledger.open(folder / "ledger.sqlite3"), Owner(folder)
+    server = request.getfixturevalue("postgres") if request.param == "postgresql" else None
+    ledger, owner = Ledger.open(server or folder / "ledger.sqlite3"), Owner(folder)
     yield ledger, owner
     ledger.close()
     owner.close()
@@ -168,8 +169,8 @@ from hybrid_video.errors import LimitError
 from hybrid_video.ledger import Caps, Ledger, Owner
 from tests.unit.deciding_rig import job
 from tests.unit.ledger_rig import fail, make_order, reserve
-home, first = Path(sys.argv[1]), int(sys.argv[2])
-ledger, owner, bought = Ledger.open(home / "ledger.sqlite3"), Owner(home), 0
+home, first, url = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+ledger, owner, bought = Ledger.open(url if "://" in url else Path(url)), Owner(home), 0
 print("ready", flush=True)
 sys.stdin.readline()
 for number in range(first, 40, 2):
@@ -183,13 +184,13 @@ print(bought)
 """
 
 
-def test_two_processes_with_one_budget_never_overspend(tmp_path: Path) -> None:
+def test_two_processes_with_one_budget_never_overspend(ledger_url: str | Path, tmp_path: Path) -> None:
     """Each tries to buy 20 clips of one cent; with fifteen cents they buy fifteen together."""
-    ledger = Ledger.open(tmp_path / "ledger.sqlite3")
+    ledger = Ledger.open(ledger_url)
     ledger.register(make_batch("shared", 40), out_dir=tmp_path)
     children = [
         subprocess.Popen(
-            [sys.executable, "-c", SPENDER, str(tmp_path), str(first)],
+            [sys.executable, "-c", SPENDER, str(tmp_path), str(first), str(ledger_url)],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

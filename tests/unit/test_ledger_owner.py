@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -26,8 +25,8 @@ DRIVER = """
 import sys
 from pathlib import Path
 from hybrid_video.ledger import Ledger, Owner
-home = Path(sys.argv[1])
-ledger, owner = Ledger.open(home / "ledger.sqlite3"), Owner(home)
+home, url = Path(sys.argv[1]), sys.argv[3]
+ledger, owner = Ledger.open(url if "://" in url else Path(url)), Owner(home)
 assert ledger.claim("night", "shot-0", owner)
 print(owner.id, flush=True)
 sys.stdin.readline()
@@ -38,9 +37,9 @@ if sys.argv[2] == "release":
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
+def ledger(ledger_url: str | Path, tmp_path: Path) -> Iterator[Ledger]:
     """A ledger with the batch `night`."""
-    ledger = Ledger.open(tmp_path / "ledger.sqlite3")
+    ledger = Ledger.open(ledger_url)
     ledger.register(make_batch(), out_dir=tmp_path / "out")
     yield ledger
     ledger.close()
@@ -55,10 +54,10 @@ def owner(tmp_path: Path) -> Iterator[Owner]:
 
 
 @contextmanager
-def driver(home: Path, end: str = "crash") -> Iterator[tuple[subprocess.Popen[str], str]]:
+def driver(home: Path, url: str | Path, end: str = "crash") -> Iterator[tuple[subprocess.Popen[str], str]]:
     """Another process that drives shot-0, and its owner id."""
     child = subprocess.Popen(
-        [sys.executable, "-c", DRIVER, str(home), end],
+        [sys.executable, "-c", DRIVER, str(home), end, str(url)],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -80,10 +79,10 @@ def give_to(ledger: Ledger, owner: str, *, lease_s: float) -> None:
 
 
 def test_a_live_process_keeps_its_job_and_a_killed_one_loses_it_at_once(
-    ledger: Ledger, owner: Owner, tmp_path: Path
+    ledger: Ledger, owner: Owner, ledger_url: str | Path, tmp_path: Path
 ) -> None:
     """The operating system releases the lock of a killed process; its lease of 30 s need not run out."""
-    with driver(tmp_path) as (child, other):
+    with driver(tmp_path, ledger_url) as (child, other):
         assert not owner.is_dead(other)
         assert not ledger.claim("night", "shot-0", owner)
         with pytest.raises(JobTakenError, match="'night/shot-0' is driven by another process"):
@@ -96,9 +95,9 @@ def test_a_live_process_keeps_its_job_and_a_killed_one_loses_it_at_once(
     assert ledger.job_rows("night")[0].owner == owner.id
 
 
-def test_a_released_job_is_free(ledger: Ledger, owner: Owner, tmp_path: Path) -> None:
+def test_a_released_job_is_free(ledger: Ledger, owner: Owner, ledger_url: str | Path, tmp_path: Path) -> None:
     """A process that ends in order leaves nothing to take over."""
-    with driver(tmp_path, "release") as (child, other):
+    with driver(tmp_path, ledger_url, "release") as (child, other):
         child.communicate("end\n", timeout=30)
         assert ledger.job_rows("night")[0].owner is None
         assert owner.is_dead(other)
@@ -111,6 +110,21 @@ def test_an_owner_elsewhere_is_believed_until_its_lease_ends(ledger: Ledger, own
     assert not owner.is_dead("elsewhere/1234")
     assert not ledger.claim("night", "shot-0", owner)
     give_to(ledger, "elsewhere/1234", lease_s=-1)
+    assert ledger.claim("night", "shot-0", owner)
+
+
+def test_an_owner_of_another_home_on_this_host_is_believed_until_its_lease_ends(
+    ledger: Ledger, owner: Owner, ledger_url: str | Path, tmp_path: Path
+) -> None:
+    """Two containers may share a host name and a database; the lock of one cannot be seen from the other."""
+    with driver(tmp_path / "other", ledger_url) as (child, other):
+        assert not owner.is_dead(other)
+        assert not ledger.claim("night", "shot-0", owner)
+        child.kill()
+        child.wait()
+        assert not owner.is_dead(other)
+        assert not ledger.claim("night", "shot-0", owner)
+    give_to(ledger, other, lease_s=-1)
     assert ledger.claim("night", "shot-0", owner)
 
 
@@ -138,7 +152,7 @@ def test_claiming_again_changes_nothing_and_a_change_of_owner_is_counted(ledger:
     assert ledger.claim("night", "shot-0", owner)
     assert ledger.claim("night", "shot-0", owner)
     assert fence() == 1
-    give_to(ledger, f"{socket.gethostname()}/gone", lease_s=30)
+    give_to(ledger, f"{owner.place}/gone", lease_s=30)
     assert ledger.claim("night", "shot-0", owner)
     assert fence() == 2
 

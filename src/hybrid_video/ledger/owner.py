@@ -1,8 +1,9 @@
 """Who drives a job: one process at a time, proven by a file lock it holds and by a lease it renews.
 
-On the same machine the lock alone decides: a dead owner is recognised at once, because the operating system released
-it, and a live one keeps its jobs although its lease seems over, because the clock was set or the machine slept. Owners
-elsewhere are believed until their lease runs out.
+In the same place (one machine, one home folder) the lock alone decides: a dead owner is recognised at once, because the
+operating system released it, and a live one keeps its jobs although its lease seems over, because the clock was set or
+the machine slept. Owners elsewhere are believed until their lease runs out. Two containers may share a host name and a
+database but not a home folder, so a lock file that is missing here says nothing about an owner of another home.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from hybrid_video.installation import installation_id
+
 
 class Owner:
     """This process as an owner of jobs. Keep it open as long as it drives anything."""
@@ -21,7 +24,8 @@ class Owner:
     def __init__(self, home: Path) -> None:
         self._folder = home / "owners"
         self._folder.mkdir(parents=True, exist_ok=True)
-        self.id = f"{socket.gethostname()}/{uuid.uuid4().hex}"
+        self.place = f"{socket.gethostname()}.{installation_id(home)}"
+        self.id = f"{self.place}/{uuid.uuid4().hex}"
         self._lock = FileLock(self._path(self.id))
         self._lock.acquire(timeout=0)
 
@@ -32,8 +36,8 @@ class Owner:
 
     def is_dead(self, owner: str) -> bool:
         """Whether another owner certainly lives no more. False when that cannot be told from here."""
-        host, _, _name = owner.partition("/")
-        if owner == self.id or host != socket.gethostname():
+        place, _, _name = owner.partition("/")
+        if owner == self.id or place != self.place:
             return False
         path = self._path(owner)
         if not path.exists():
@@ -49,8 +53,8 @@ class Owner:
 
     def is_alive(self, owner: str) -> bool:
         """Whether another owner certainly lives. False when that cannot be told from here."""
-        host, _, _name = owner.partition("/")
-        return host == socket.gethostname() and self._path(owner).exists() and not self.is_dead(owner)
+        place, _, _name = owner.partition("/")
+        return place == self.place and self._path(owner).exists() and not self.is_dead(owner)
 
     def _path(self, owner: str) -> Path:
         return self._folder / f"{owner.partition('/')[2]}.lock"
