@@ -17,15 +17,23 @@ LONGEST_FACTOR = 3.0
 """Advice does not ask anybody to wait more than three times as long."""
 
 
-def advise(resources: Sequence[Resource], jobs: int, chosen: Plan, *, past: bool = False) -> list[str]:
+def advise(
+    resources: Sequence[Resource],
+    jobs: int,
+    chosen: Plan,
+    *,
+    past: bool = False,
+    points: Sequence[Plan] | None = None,
+) -> list[str]:
     """What waiting longer would save, what finishing sooner would cost, and what one more slot would be worth.
 
     Args:
         past: the batch is over, so the sentences speak of what would have been.
+        points: the frontier, where it is known already.
     """
     if not jobs or not any(resource.slots for resource in resources):
         return []
-    points = planner.frontier(resources, jobs).points
+    points = planner.frontier(resources, jobs).points if points is None else points
     found = (
         _later(points, chosen, past=past),
         _sooner(points, chosen, past=past),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from filelock import FileLock, Timeout
 
@@ -52,11 +52,22 @@ create table if not exists attempts (
     per_unit_s double,
     signature varchar,
     cold_start_s double,
-    time_scale double
+    time_scale double,
+    lane varchar,
+    clip_s double
 )
 """
 
-ADDED = ("quoted_service_p90_s", "served_s", "per_unit_s", "signature", "cold_start_s", "time_scale")
+ADDED = (
+    "quoted_service_p90_s",
+    "served_s",
+    "per_unit_s",
+    "signature",
+    "cold_start_s",
+    "time_scale",
+    "lane",
+    "clip_s",
+)
 """Columns that earlier files do not have; their rows hold null there until the history is rebuilt.
 
 `served_s` compares with `quoted_service_s`; `per_unit_s` is what is learned from: the vendor's seconds per unit of
@@ -64,6 +75,14 @@ work, null for cancelled attempts and for times that no card can reach.
 """
 
 COLUMNS = [line.split()[0] for line in TABLE.strip().splitlines()[1:-1]]
+
+
+class Question(Protocol):
+    """One read of an open history."""
+
+    def __call__(self, sql: str, parameters: Sequence[object] = ...) -> pd.DataFrame:
+        """The answer as a DataFrame."""
+        ...
 
 
 class History:
@@ -105,8 +124,18 @@ class History:
         Raises:
             LedgerError: another process has held the history for too long.
         """
+        with self.reading() as ask:
+            return ask(sql, parameters)
+
+    @contextmanager
+    def reading(self) -> Iterator[Question]:
+        """Several reads in one opening of the file; keep it short, nobody else gets in meanwhile.
+
+        Raises:
+            LedgerError: as `query`.
+        """
         with self._open() as connection:
-            return connection.execute(sql, list(parameters)).df()
+            yield lambda sql, parameters=(): connection.execute(sql, list(parameters)).df()
 
     @contextmanager
     def _open(self) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -176,6 +205,8 @@ def _row(attempt: Attempt) -> tuple[Any, ...]:
         attempt.quote.signature,
         learned.cold_start_s if learned else None,
         attempt.quote.time_scale,
+        attempt.lane,
+        attempt.quote.output.duration_s,
     )
 
 
