@@ -189,6 +189,10 @@ pods = sa.Table(
     sa.Column("cloud", sa.String(16), nullable=False),
     sa.Column("data_center", sa.String(40), nullable=False, default=""),
     sa.Column("price_usd_per_h", Money, nullable=False),
+    sa.Column("storage_usd_per_h", Money, nullable=False),
+    sa.Column("batch", sa.String(64), nullable=False, default=""),
+    sa.Column("day", sa.String(10), nullable=False),
+    sa.Column("owner", sa.String(160)),
     sa.Column("opened_because", sa.Text, nullable=False, default=""),
     sa.Column("closed_because", sa.Text, nullable=False, default=""),
     sa.Column("intended_at", Utc, nullable=False),
@@ -199,6 +203,7 @@ pods = sa.Table(
     sa.Column("closed_at", Utc),
     sa.Column("reserved_usd", Money, nullable=False),
     sa.Column("booked_usd", Money, nullable=False),
+    sa.Column("cost_usd", Money),
     sa.Column("billed_usd", Money),
     sa.Column("reconciled_at", Utc),
     sa.Column("error", sa.Text, nullable=False, default=""),
@@ -223,12 +228,15 @@ pod_shares = sa.Table(
     sa.Column("pod", sa.String(120), primary_key=True),
     sa.Column("batch", sa.String(64), primary_key=True),
     sa.Column("job", sa.String(64), primary_key=True),
+    sa.Column("day", sa.String(10), primary_key=True),
     sa.Column("amount_usd", Money, nullable=False),
-    sa.Column("day", sa.String(10), nullable=False),
     sa.Column("booked_at", Utc, nullable=False),
     sa.Index("pod_shares_by_batch", "batch"),
 )
-"""A job's share of what a pod cost beyond the seconds that jobs ran: start-up, idle tail, storage."""
+"""What a pod cost beyond the seconds that jobs ran (start-up, idle tail, storage), shared out to them.
+
+A row without a job, or without a batch as well, is what no job can be made to carry.
+"""
 
 pod_places = sa.Table(
     "pod_places",
