@@ -19,6 +19,8 @@ class JobProgress:
     shot: Shot
     state: JobState
     attempts: int
+    waited_s: float = 0.0
+    """How long it had waited when the run began: by so much it goes before later jobs of higher priority."""
     made: int = 0
     excluded: set[str] = field(default_factory=set)
     limited: dict[str, tuple[float, str]] = field(default_factory=dict)

@@ -40,7 +40,7 @@ from hybrid_video.errors import (
 from hybrid_video.failures import policy
 from hybrid_video.history import History
 from hybrid_video.ledger import CANCELLED_MESSAGE, Caps, JobCancelledError, JobTakenError, Ledger, Owner
-from hybrid_video.models import Attempt, JobState, JobStatus, Quote, Refusal, Tier, WorkOrder
+from hybrid_video.models import Attempt, JobState, JobStatus, Quote, Refusal, Tier, WorkOrder, utc_now
 from hybrid_video.pricing.timings import ServiceTimes
 from hybrid_video.settings import Settings
 
@@ -191,7 +191,8 @@ class BatchRun:
             return
         lanes = self._lane_states(now)
         horizon_s = self._horizon(queue, lanes, now)
-        for assignment in dispatcher.assign(queue, lanes, horizon_s, probes=self._unproven):
+        soft = self._batch.deadline_s is None
+        for assignment in dispatcher.assign(queue, lanes, horizon_s, soft=soft, probes=self._unproven):
             self._start(assignment, lanes)
 
     def _able(self, waiting: list[JobProgress], now: float) -> dict[str, Choice]:
@@ -228,9 +229,10 @@ class BatchRun:
         return able
 
     def _pending(self, job: str, choice: Choice) -> PendingJob:
-        shot = self._jobs[job].shot
+        progress = self._jobs[job]
+        shot = progress.shot
         offers = shot.open_offers
-        rank = dispatcher.precedence(shot.job.priority)
+        rank = dispatcher.precedence(shot.job.priority, -progress.waited_s)
         quotes = {key: offers[key] for key in choice.backends}
         return PendingJob(job, quotes, shot.preferences.prioritize_speed, rank, dispatcher.size_of(offers))
 
@@ -507,9 +509,11 @@ class BatchRun:
     # -- before and after ------------------------------------------------------------------------------------------
 
     def _load(self) -> None:
+        now = utc_now()
         for row in self._ledger.job_rows(self._batch.name):
             if row.job in self._shots:
-                self._jobs[row.job] = JobProgress(self._shots[row.job], row.state, row.attempts)
+                waited_s = max(0.0, (now - (row.registered_at or now)).total_seconds())
+                self._jobs[row.job] = JobProgress(self._shots[row.job], row.state, row.attempts, waited_s)
 
     async def _resume(self, only: str | None = None) -> None:
         """Takes up what was left open, of all jobs or one, all at once: a look-up may take seconds.

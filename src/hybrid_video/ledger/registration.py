@@ -44,12 +44,15 @@ def register(connection: Connection, batch: Batch, *, out_dir: Path, simulated: 
                     "spec": job.model_dump_json(),
                     "state": JobState.PENDING.value,
                     "updated_at": now,
+                    "registered_at": now,
                 }
             )
             continue
         update = _rejoin(old, job, ordinal, made.get(job.id))
         if update.get("state") == JobState.PENDING.value and old.state == JobState.DONE.value:
             changed.append(job.id)
+        if update.get("state") == JobState.PENDING.value:
+            update = {**update, "registered_at": now}
         if update:
             connection.execute(UPDATE_JOB, {"of_batch": batch.name, "of_job": job.id, "updated_at": now, **update})
     if fresh:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -29,6 +30,8 @@ class JobRow:
     error_kind: str
     error_message: str
     cancel_requested: bool = False
+    registered_at: datetime | None = None
+    """Since when it waits to be made: when it came, or came again after it had failed or was changed."""
 
 
 def spec_sha(job: VideoJob) -> str:
@@ -49,6 +52,7 @@ def job_row(row: sa.Row[Any]) -> JobRow:
         error_kind=row.error_kind,
         error_message=row.error_message,
         cancel_requested=row.cancel_requested_at is not None,
+        registered_at=row.registered_at or row.updated_at,
     )
 
 

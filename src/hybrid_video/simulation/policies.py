@@ -72,7 +72,7 @@ class Ours:
         deadline_s: seconds from the start.
         budget_usd: for the whole batch, kept at every instant.
         guard_s: seconds to keep in hand before the deadline; None for the dispatcher's own.
-        soft: the goal may be missed by half a clip.
+        soft: the goal may be missed by half a clip; None, as the engine does, where there is no deadline.
         learning: correct the quoted times by what is observed.
         on_decision: told what every decision looked at.
     """
@@ -80,7 +80,7 @@ class Ours:
     deadline_s: float | None = None
     budget_usd: Decimal | None = None
     guard_s: float | None = 0.0
-    soft: bool = False
+    soft: bool | None = None
     learning: bool = True
     value_of_time_usd_per_h: float = 10.0
     on_decision: Callable[[Waiting, Sequence[LaneState], float], None] | None = None
@@ -120,9 +120,9 @@ class Ours:
         horizon_s = dispatcher.horizon(goal, self._waiting, lanes, pace)
         if self.on_decision is not None:
             self.on_decision(self._waiting, lanes, horizon_s)
-        made = dispatcher.assign(
-            self._waiting, lanes, horizon_s, soft=self.soft, pace=pace, probes=self._probes() if self.learning else None
-        )
+        soft = self.deadline_s is None if self.soft is None else self.soft
+        probes = self._probes() if self.learning else None
+        made = dispatcher.assign(self._waiting, lanes, horizon_s, soft=soft, pace=pace, probes=probes)
         chosen = []
         for item in made:
             if self.budget_usd is not None:
