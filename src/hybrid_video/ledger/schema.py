@@ -306,7 +306,14 @@ def _fourth(connection: Connection) -> None:
     watchers.create(connection, checkfirst=True)
 
 
-MIGRATIONS: tuple[Callable[[Connection], None], ...] = (_first, _second, _third, _fourth)
+def _fifth(connection: Connection) -> None:
+    """`jobs.registered_at`: since when a job waits; `updated_at` changes with every state."""
+    if "registered_at" not in {column["name"] for column in sa.inspect(connection).get_columns("jobs")}:
+        connection.execute(sa.text("ALTER TABLE jobs ADD COLUMN registered_at VARCHAR(40)"))
+    connection.execute(sa.update(jobs).where(jobs.c.registered_at.is_(None)).values(registered_at=jobs.c.updated_at))
+
+
+MIGRATIONS: tuple[Callable[[Connection], None], ...] = (_first, _second, _third, _fourth, _fifth)
 """Numbered from 1 by position. Append only: a released migration is never edited."""
 
 
