@@ -343,6 +343,18 @@ class StorageSettings(_Group):
         return self.out or self.home / "clips"
 
 
+class DashboardSettings(_Group):
+    """The dashboard, as `hybrid-video dashboard` starts it."""
+
+    model_config = SettingsConfigDict(env_prefix="HYBRID_VIDEO_DASHBOARD_")
+
+    host: str = Field(
+        "127.0.0.1", min_length=1, description="Address to listen on; others than loopback need a password."
+    )
+    port: int = Field(8501, ge=0, le=65535, description="Port to listen on; 0: any free one.")
+    password: SecretStr | None = Field(None, description="Asked of every visitor; none is asked for when not set.")
+
+
 class Settings:
     """Every group together. Build it with `Settings.load()`."""
 
@@ -355,6 +367,7 @@ class Settings:
         gemini: GeminiSettings | None = None,
         routing: RoutingSettings | None = None,
         storage: StorageSettings | None = None,
+        dashboard: DashboardSettings | None = None,
     ) -> None:
         self.comfyui = comfyui or ComfyUISettings()
         self.runpod = runpod or RunPodSettings()
@@ -362,6 +375,7 @@ class Settings:
         self.gemini = gemini or GeminiSettings()
         self.routing = routing or RoutingSettings()
         self.storage = storage or StorageSettings()
+        self.dashboard = dashboard or DashboardSettings()
 
     @classmethod
     def load(cls) -> Settings:
@@ -389,8 +403,9 @@ GROUPS: tuple[type[_Group], ...] = (
     GeminiSettings,
     RoutingSettings,
     StorageSettings,
+    DashboardSettings,
 )
-_NAMES = ("comfyui", "runpod", "pods", "gemini", "routing", "storage")
+_NAMES = ("comfyui", "runpod", "pods", "gemini", "routing", "storage", "dashboard")
 """The keyword of each group in `Settings`, in the order of `GROUPS`."""
 
 
@@ -412,7 +427,7 @@ def _explain(group: type[_Group], error: ValidationError) -> list[str]:
             continue
         field = str(problem["loc"][0])
         name = variable_name(group, field) if field in group.model_fields else field.upper()
-        secret = any(word in name for word in ("KEY", "TOKEN", "SECRET", "LEDGER_URL"))
+        secret = any(word in name for word in ("KEY", "TOKEN", "SECRET", "PASSWORD", "LEDGER_URL"))
         value = "" if secret else f" is {problem['input']!r}, but"
         lines.append(f"{name}{value} {reason[0].lower()}{reason[1:]}. Change or unset it.")
     return lines
