@@ -1,0 +1,147 @@
+"""`hybrid-video ledger backup`, `restore` and `move`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hybrid_video.cli.ledger import ledger_app
+from hybrid_video.cli.output import console, print_json
+from hybrid_video.cli.run import JsonOption
+from hybrid_video.engine.report import money
+from hybrid_video.engine.session import open_ledger
+from hybrid_video.errors import ConfigurationError, InputError, LedgerError
+from hybrid_video.ledger import Ledger
+from hybrid_video.ledger.copying import Copied, backup_name, copy, inspect, prune_backups, refuse_running
+from hybrid_video.ledger.copying import backup as write_backup
+from hybrid_video.ledger.copying import restore as read_backup
+from hybrid_video.models import utc_now
+from hybrid_video.settings import Settings
+
+
+@ledger_app.command()
+def backup(
+    file: Annotated[
+        Path | None, typer.Argument(help="Where to write it. Default: a dated file in the backups folder of the home.")
+    ] = None,
+    keep: Annotated[
+        int, typer.Option(min=1, max=10_000, help="How many of the dated backups to keep; older ones are deleted.")
+    ] = 30,
+    json_output: JsonOption = False,
+) -> int:
+    """Copy the ledger while it is in use, check the copy, and keep the newest ones."""
+    settings = Settings.load()
+    folder = settings.storage.home / "backups"
+    path = file or folder / backup_name(utc_now())
+    with contextlib.closing(open_ledger(settings)) as ledger:
+        copied = write_backup(ledger, path)
+    gone = [] if file else prune_backups(folder, keep)
+    _say(f"backup written to {str(path)!r}", copied)
+    if gone:
+        console.print(f"{len(gone)} older backups deleted; the newest {keep} are kept")
+    if json_output:
+        print_json({"file": str(path), "deleted": [str(old) for old in gone], **_fields(copied)})
+    return 0
+
+
+@ledger_app.command()
+def restore(
+    file: Annotated[Path, typer.Argument(help="A backup written by `hybrid-video ledger backup`.")],
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Put the present ledger aside (it is renamed, not deleted).")
+    ] = False,
+    json_output: JsonOption = False,
+) -> int:
+    """Fill an empty ledger from a backup. Run `hybrid-video reconcile` afterwards: it finds what happened since."""
+    settings = Settings.load()
+    inspect(file)
+    if replace:
+        _put_aside(settings)
+    with contextlib.closing(open_ledger(settings)) as ledger:
+        copied = read_backup(file, ledger)
+    _say("the ledger is restored", copied)
+    console.print(
+        "what was bought after the backup is not in it: run `hybrid-video reconcile`, and `hybrid-video ledger "
+        "rebuild-history` for the charts",
+        soft_wrap=True,
+    )
+    if json_output:
+        print_json({"file": str(file), **_fields(copied)})
+    return 0
+
+
+@ledger_app.command()
+def move(
+    to: Annotated[
+        str, typer.Option("--to", metavar="VARIABLE", help="Name of an environment variable that holds the new URL.")
+    ],
+    json_output: JsonOption = False,
+) -> int:
+    """Copy the ledger to another database, for example from SQLite to PostgreSQL for several machines.
+
+    The address holds a password, so it is read from a variable and never given on the command line. Nothing may be
+    running. The old ledger stays as it is; afterwards set HYBRID_VIDEO_LEDGER_URL to the new address everywhere.
+    """
+    url = _from_environment(to)
+    settings = Settings.load()
+    with contextlib.closing(open_ledger(settings)) as old, contextlib.closing(_opened(url, to)) as new:
+        if old.raw().url == new.raw().url:
+            raise InputError(f"--to: {to} names the ledger that is in use already; name another database")
+        copied = copy(old, new, running=False)
+    _say("the ledger is copied", copied)
+    console.print("set HYBRID_VIDEO_LEDGER_URL to the new address for every process; the old ledger was not changed")
+    if json_output:
+        print_json(_fields(copied))
+    return 0
+
+
+def _from_environment(name: str) -> str:
+    value = os.environ.get(name, "")
+    if "://" in name:
+        raise InputError("--to: give the name of a variable, not the address itself: addresses hold passwords")
+    if not value:
+        raise InputError(f"--to: the environment variable {name!r} is empty; put the new ledger's URL into it")
+    return value
+
+
+def _opened(url: str, variable: str) -> Ledger:
+    try:
+        return Ledger.open(url)
+    except LedgerError as error:
+        raise ConfigurationError(str(error).replace("HYBRID_VIDEO_LEDGER_URL", variable)) from None
+
+
+def _put_aside(settings: Settings) -> None:
+    if settings.storage.ledger_url is not None:
+        raise InputError("--replace: only a ledger file can be put aside; empty the database yourself, or name another")
+    path = settings.storage.ledger_path
+    if not path.exists():
+        return
+    with contextlib.closing(open_ledger(settings)) as ledger, ledger.raw().connect() as connection:
+        refuse_running(connection)
+        connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+    aside = path.with_name(f"{path.stem}-before-restore-{utc_now():%Y%m%dT%H%M%SZ}{path.suffix}")
+    path.rename(aside)
+    for ending in ("-wal", "-shm"):
+        path.with_name(path.name + ending).unlink(missing_ok=True)
+    console.print(f"the present ledger is kept as {str(aside)!r}", soft_wrap=True, markup=False)
+
+
+def _say(what: str, copied: Copied) -> None:
+    console.print(
+        f"{what}: {copied.batches} batches, {copied.attempts} attempts, ${money(copied.settled_usd)} settled, "
+        f"${money(copied.reserved_usd)} reserved",
+        soft_wrap=True,
+        markup=False,
+    )
+
+
+def _fields(copied: Copied) -> dict[str, object]:
+    fields = asdict(copied)
+    fields.pop("rows")
+    return fields | {"settled_usd": money(copied.settled_usd), "reserved_usd": money(copied.reserved_usd)}
