@@ -23,6 +23,7 @@ class Fleet:
         self.backends = dict(backends)
         self._breakers: dict[tuple[str, str], Breaker] = {}
         self.down: dict[str, str] = {}
+        self._aside: dict[str, str] = {}
         self.changed = asyncio.Event()
 
     @classmethod
@@ -78,8 +79,23 @@ class Fleet:
         self.changed.set()
 
     def lanes(self) -> list[Lane]:
-        """Lanes of every backend that is up."""
-        return [lane for key, backend in self.backends.items() if key not in self.down for lane in backend.lanes()]
+        """Lanes of every backend that is up, but for those that were set aside."""
+        up = [lane for key, backend in self.backends.items() if key not in self.down for lane in backend.lanes()]
+        return [lane for lane in up if lane.id not in self._aside] if self._aside else up
+
+    def set_aside(self, lane: str, reason: str) -> None:
+        """Gives a lane no further job; what it holds goes on."""
+        self._aside[lane] = reason
+
+    def use_again(self, lane: str) -> None:
+        """Takes a lane back into use."""
+        self._aside.pop(lane, None)
+        self.changed.set()
+
+    def came_back(self, key: str) -> None:
+        """A backend is up, without waiting for the next round of `keep_fresh`."""
+        self.down.pop(key, None)
+        self.changed.set()
 
     def breaker(self, key: str, model: str) -> Breaker:
         """The breaker of one backend and one model or workflow: a broken workflow does not close a sound GPU."""

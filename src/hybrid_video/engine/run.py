@@ -16,9 +16,11 @@ from decimal import Decimal
 from typing import Any
 
 from hybrid_video import dispatcher
+from hybrid_video.demand import BatchDemand
 from hybrid_video.dispatcher import Assignment, Goal, LaneState, PendingJob, Waiting
 from hybrid_video.engine.attempts import AttemptDriver, Outcome, Ticket
 from hybrid_video.engine.backlog import Backlog, Choice
+from hybrid_video.engine.demand import DemandPublisher, demand_of
 from hybrid_video.engine.eligibility import Eligibility, fitted
 from hybrid_video.engine.events import EventKind, Observer
 from hybrid_video.engine.forecast import forecast, unproven
@@ -27,7 +29,9 @@ from hybrid_video.engine.progress import JobProgress, UnderWay, next_state, wish
 from hybrid_video.engine.report import BatchReport, build_report, money
 from hybrid_video.engine.requoting import Requoter
 from hybrid_video.engine.resume import after_acceptance, find_again
+from hybrid_video.engine.roster import Roster
 from hybrid_video.engine.selection import SelectionRequest, options
+from hybrid_video.engine.sharing import SharedLanes, room_of
 from hybrid_video.engine.steps import DirectSteps, Steps
 from hybrid_video.engine.telling import Teller
 from hybrid_video.errors import (
@@ -39,10 +43,11 @@ from hybrid_video.errors import (
 )
 from hybrid_video.failures import policy
 from hybrid_video.history import History
-from hybrid_video.ledger import CANCELLED_MESSAGE, Caps, JobCancelledError, JobTakenError, Ledger, Owner
+from hybrid_video.ledger import CANCELLED_MESSAGE, Caps, JobCancelledError, JobTakenError, LaneBusyError, Ledger, Owner
 from hybrid_video.models import Attempt, JobState, JobStatus, Quote, Refusal, Tier, WorkOrder, utc_now
 from hybrid_video.pricing.timings import ServiceTimes
 from hybrid_video.settings import Settings
+from hybrid_video.watcher.demand_store import DemandStore
 
 TICK_S = 0.5
 RENEW_S = 10.0
@@ -106,6 +111,10 @@ class BatchRun:
         self._backlog = Backlog(self._pending, lambda job: self._jobs[job].made > 0)
         self._requoter = Requoter(timings or ServiceTimes(), self._fleet.backends)
         self._unproven: dict[str, int] = {}
+        demands = DemandStore(ledger, owner)
+        self._shared = SharedLanes(ledger, demands, batch=self._batch.name, mine=lambda: list(self._busy))
+        self._roster = Roster(self._fleet, ledger, settings, self._busy_lanes, self._notice)
+        self._publisher = DemandPublisher(demands, self._demand, time_scale=settings.routing.time_scale)
         self._planned: tuple[int, float, frozenset[str]] | None = None
         """Number of the stored plan, when it was made (monotonic seconds), and the jobs it is about."""
 
@@ -116,6 +125,7 @@ class BatchRun:
             self._notice(f"{len(changed)} changed jobs are made again: {', '.join(changed[:5])}")
         self._load()
         keepers = [asyncio.create_task(self._fleet.keep_fresh()), asyncio.create_task(self._keep_lease())]
+        keepers += [asyncio.create_task(part.keep_fresh()) for part in (self._shared, self._roster, self._publisher)]
         try:
             await self._resume()
             await self._plan()
@@ -130,6 +140,7 @@ class BatchRun:
             for keeper in keepers:
                 keeper.cancel()
             await asyncio.gather(*keepers, return_exceptions=True)
+            await self._publisher.end()
             await self._stop_everything()
             self._ledger.release(self._owner)
             self._ledger.finish_batch(self._batch.name)
@@ -170,11 +181,12 @@ class BatchRun:
         await self._stop_everything()
 
     async def _sleep_until_something_happens(self) -> None:
-        wakers = [asyncio.create_task(self._wake.wait()), asyncio.create_task(self._fleet.changed.wait())]
+        wakers = [asyncio.create_task(e.wait()) for e in (self._wake, self._fleet.changed, self._shared.changed)]
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait([*self._tasks, *wakers], timeout=TICK_S, return_when=asyncio.FIRST_COMPLETED)
         self._wake.clear()
         self._fleet.changed.clear()
+        self._shared.changed.clear()
         for waker in wakers:
             waker.cancel()
         for task in [task for task in self._tasks if task.done()]:
@@ -262,15 +274,39 @@ class BatchRun:
         states = []
         for lane in self._fleet.lanes():
             held = [busy for busy in self._busy.values() if busy.order.lane == lane.id]
-            ahead = lane.ahead if held and all(busy.seen for busy in held) else 0
-            free = 0.0
+            ahead = self._shared.ahead(lane) if held and all(busy.seen for busy in held) else 0
+            free = self._shared.on(lane.id).left_s
             for busy in held:
                 service = busy.order.quote.service_s
                 left = service - (now - busy.since_s) if busy is held[0] else service
                 free += left if left > 0 else service / 4
             loaded = self._loaded.get(lane.id, "")
-            states.append(LaneState(lane.id, lane.backend, free, len(held), ahead, loaded))
-        return states
+            full = not self._shared.takes(lane, len(held))
+            states.append(LaneState(lane.id, lane.backend, free, 1 + ahead if full else len(held), ahead, loaded))
+        return states + self._roster.expected()
+
+    def _busy_lanes(self) -> set[str]:
+        return {busy.order.lane for busy in self._busy.values()}
+
+    def _room(self, lane_id: str) -> int | None:
+        lane = next((lane for lane in self._fleet.lanes() if lane.id == lane_id), None)
+        return None if lane is None else room_of(lane)
+
+    def _demand(self) -> BatchDemand:
+        """What is still to do, for the watcher."""
+        now = time.monotonic()
+        left = (1 - (now - busy.since_s) / max(busy.order.quote.service_s, 1e-3) for busy in self._busy.values())
+        return demand_of(
+            batch=self._batch.name,
+            owner=self._owner.id,
+            jobs=len(self._shots),
+            waiting=[p.shot for p in self._jobs.values() if p.state is JobState.PENDING and not p.elsewhere],
+            under_way_jobs=sum(max(share, 0.25) for share in left),
+            lanes=self._lane_states(now),
+            deadline_s=None if self._batch.deadline_s is None else self._batch.deadline_s - (now - self._began_s),
+            budget_left_usd=None if self._batch.budget_usd is None else self._headroom(),
+            value_of_time_usd_per_h=self._settings.routing.value_of_time_usd_per_h,
+        )
 
     def _working(self) -> set[str]:
         return {busy.order.quote.backend for busy in self._busy.values()}
@@ -367,7 +403,12 @@ class BatchRun:
             if decision.chosen != order.quote.backend:  # it became unavailable between proposal and decision
                 progress.state = JobState.PENDING
                 return False
-            await _to_its_end(asyncio.to_thread(self._ledger.reserve, order, decision, caps, self._owner))
+            room = self._room(order.lane)
+            await _to_its_end(asyncio.to_thread(self._ledger.reserve, order, decision, caps, self._owner, room))
+        except LaneBusyError:
+            self._shared.was_full(order.lane)
+            progress.state = JobState.PENDING
+            return False
         except JobTakenError:
             progress.elsewhere, progress.state = True, JobState.ACTIVE
             return False
@@ -428,6 +469,7 @@ class BatchRun:
         breaker = self._fleet.breaker(order.quote.backend, order.quote.model)
         if failure is None:
             breaker.succeeded()
+            self._roster.succeeded(order.lane)
             await _to_its_end(self._steps.record(self._driver, outcome, JobState.DONE))
             progress.state = JobState.DONE
             self._teller.tell("done", outcome.clip.path if outcome.clip else "", order=order)
@@ -440,6 +482,7 @@ class BatchRun:
         rule = policy(failure.kind)
         if rule.fault == "backend" or rule.fatal_for_backend:
             breaker.failed(time.monotonic(), fatal=rule.fatal_for_backend)
+            self._roster.failed(order.lane)
         else:
             breaker.abandoned()
         progress.state = follows

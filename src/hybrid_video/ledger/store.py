@@ -18,7 +18,7 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError, StatementError
 
 from hybrid_video.errors import InputError, LedgerError
-from hybrid_video.ledger import forecasts, money, registration, rows, statements
+from hybrid_video.ledger import forecasts, lanes, money, registration, rows, statements
 from hybrid_video.ledger import schema as t
 from hybrid_video.ledger.forecasts import Forecast
 from hybrid_video.ledger.money import Balance, Caps
@@ -246,10 +246,16 @@ class Ledger:
 
     # -- the way of an attempt -------------------------------------------------------------------------------------
 
-    def reserve(self, order: WorkOrder, decision: Decision, caps: Caps, owner: Owner) -> None:
+    def reserve(
+        self, order: WorkOrder, decision: Decision, caps: Caps, owner: Owner, room: int | None = None
+    ) -> None:
         """The spend gate: decision, intent and reservation in one commit, or nothing at all.
 
+        Args:
+            room: how many prompts the lane may hold, those of other runs included; not checked when None.
+
         Raises:
+            LaneBusyError: the lane is full, or its pod is being closed.
             LimitError: a cap would be crossed; names the cap and the amounts.
             JobTakenError: another process drives the job, or has made an attempt or finished it since it was read.
             JobCancelledError: it is marked to be cancelled.
@@ -260,6 +266,8 @@ class Ledger:
         day = now.date().isoformat()
         with self._write() as connection:
             claimed = self._check_owner(connection, order, owner)
+            if room is not None:
+                lanes.check_room(connection, order.lane, room)
             limits = money.scopes(order.batch, order.job.id, day, quote.tier.value, caps)
             money.check_caps(connection, limits, quote.reserve_usd, f"{quote.backend} for job {order.job.id!r}")
             connection.execute(
