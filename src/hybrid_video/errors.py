@@ -2,6 +2,7 @@
 
     HybridVideoError
     ├── InputError                 a batch, job, file or workflow the user must change        exit 2
+    │   └── NotFoundError          something asked for by name does not exist                 exit 2
     ├── ConfigurationError         a setting, key or installation the user must change        exit 2
     ├── LimitError                 a budget or limit refuses; nothing was spent               exit 3
     ├── LedgerError                the ledger cannot be read or written, or contradicts itself
@@ -83,6 +84,10 @@ class InputError(HybridVideoError):
     def __init__(self, message: str, problems: tuple[str, ...] = ()) -> None:
         super().__init__(message)
         self.problems = problems or (message,)
+
+
+class NotFoundError(InputError):
+    """A batch, job, clip or pod that was asked for by name does not exist."""
 
 
 class ConfigurationError(HybridVideoError):
