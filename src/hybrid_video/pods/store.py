@@ -120,7 +120,9 @@ class PodStore:
         """The terminate call is about to be sent. An earlier reason stands."""
         with self._ledger.writing() as connection:
             row = self._row(connection, name)
-            values = {} if row.closed_because else {"closed_because": redact(reason, MESSAGE_LENGTH)}
+            values: dict[str, Any] = {}
+            if not row.closed_because:
+                values["closed_because"] = redact(reason, MESSAGE_LENGTH)
             return self._set(connection, row, "closing", reason, **values)
 
     def mark_closed(self, name: str, *, cost_usd: Decimal, reason: str = "", now: datetime | None = None) -> PodRecord:

@@ -18,6 +18,8 @@ from hybrid_video.pricing.catalog import PriceBook
 Level = Literal["NONE", "LOW", "MEDIUM", "HIGH"]
 _LEVELS: tuple[Level, ...] = ("NONE", "LOW", "MEDIUM", "HIGH")
 CUDA_VERSION = "12.8"
+COMMUNITY_SHARE = Decimal("0.8")
+"""Price of the community cloud as a share of the secure cloud's."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ class Catalog:
     def gpu_json(self, gpu: GpuType, *, availability: bool) -> dict[str, Any]:
         """One GPU type, with stock by data centre where asked for."""
         secure = _hourly(self.usd_per_s(gpu.id))
-        price = {"secure": secure, "community": round(secure * 0.8, 4) if gpu.community else 0.0}
+        price = {"secure": secure, "community": round(secure * float(COMMUNITY_SHARE), 4) if gpu.community else 0.0}
         serverless = self._price("runpod-serverless", gpu.id)
         if gpu.pool is not None and serverless is not None:
             price["serverless"] = _hourly(serverless)

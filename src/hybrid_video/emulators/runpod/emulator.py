@@ -43,7 +43,7 @@ class RunPodEmulator:
 
     Operations of fault rules for the server `runpod`: submit, status, cancel, health, webhook and execute of jobs
     (`worker` says what each action means there), download of results; create (`fail`: no capacity), list, get (`lose`:
-    404), delete and action of pods; and every operation of the ComfyUI emulator for the ComfyUI in pods.
+    404), delete and action of pods, lease (a renewal); and every operation of the ComfyUI emulator for the one in pods.
 
     Args:
         api_key: the only key accepted; None accepts any that is not empty and does not start with `invalid`.
@@ -152,7 +152,7 @@ class RunPodEmulator:
         self._billing = BillingRoutes(
             clock=clock, pods=self.fleet.usages, serverless=lambda: self._meter.usages, lag_s=billing_lag_s
         )
-        self._proxy = proxy.PodProxy(self.fleet, clock=clock)
+        self._proxy = proxy.PodProxy(self.fleet, clock=clock, faults=faults)
         self.fleet.add_static(self._static_pods, self.catalog.usd_per_s)
         self._ending: set[asyncio.Task[None]] = set()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
@@ -26,7 +27,8 @@ class Fleet:
 
     A container that is reset or stopped loses its program, and with it ComfyUI's queue and history. When the balance
     is used up every pod stops, and those without a network volume are terminated with their data (docs:
-    accounts-billing/billing); that is noticed when somebody looks.
+    accounts-billing/billing); that is noticed when somebody looks. A pod with a lease in its environment ends itself at
+    the very moment it runs out.
     """
 
     def __init__(
@@ -36,10 +38,23 @@ class Fleet:
         self._clock, self._service, self._balance_usd = clock, service, balance_usd
         self._pods: dict[str, Pod] = {}
         self._services: dict[str, _Service] = {}
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._ending: set[asyncio.Task[None]] = set()
 
     def add(self, pod: Pod) -> None:
         """Takes a pod in."""
         self._pods[pod.id] = pod
+        self.watch_lease(pod)
+
+    def watch_lease(self, pod: Pod) -> None:
+        """Ends the pod when its lease runs out, as the keeper in it does; called again after every renewal."""
+        timer = self._timers.pop(pod.id, None)
+        if timer is not None:
+            timer.cancel()
+        if pod.lease_until is None:
+            return
+        left_s = max(0.0, pod.lease_until - self._clock.now()) / self._clock.scale
+        self._timers[pod.id] = asyncio.get_running_loop().call_later(left_s + 0.001, self._lease_over, pod)
 
     def add_static(self, pods: tuple[StaticPod, ...], usd_per_s: Callable[[str], Decimal | None]) -> None:
         """Adds pods that run and answer from now on."""
@@ -58,18 +73,21 @@ class Fleet:
 
     def get(self, pod_id: str) -> Pod | None:
         """The pod, TERMINATED ones for a while too; None afterwards."""
+        self._enforce_leases()
         self._enforce_balance()
         pod = self._pods.get(pod_id)
         return None if pod is None or pod.gone(self._clock.now()) else pod
 
     def listed(self) -> list[Pod]:
         """Pods as `GET /v2/pods` lists them: a terminated one is no longer there."""
+        self._enforce_leases()
         self._enforce_balance()
         now = self._clock.now()
         return [pod for pod in self._pods.values() if pod.status(now) is not PodStatus.TERMINATED]
 
     def usages(self) -> list[Usage]:
         """Everything billed, terminated pods included."""
+        self._enforce_leases()
         return [usage for pod in self._pods.values() for usage in pod.usages]
 
     def left_usd(self) -> Decimal | None:
@@ -91,6 +109,7 @@ class Fleet:
     async def restart(self, pod: Pod) -> None:
         """Resets a pod's container."""
         pod.restart(self._clock.now())
+        self.watch_lease(pod)
         await self._end_service(pod)
 
     async def terminate(self, pod: Pod) -> None:
@@ -118,12 +137,32 @@ class Fleet:
         servers = [service.server for service in self._services.values()]
         self._services.clear()
         self._pods.clear()
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
         return servers
 
     async def close(self) -> None:
         """Ends every program and forgets every pod."""
         for server in self.reset():
             await server.close()
+        await asyncio.gather(*self._ending)
+
+    def _lease_over(self, pod: Pod) -> None:
+        if not pod.expire(self._clock.now()):
+            if pod.status(self._clock.now()) is not PodStatus.TERMINATED:
+                self.watch_lease(pod)
+            return
+        ending = asyncio.create_task(self._end_service(pod))
+        self._ending.add(ending)
+        ending.add_done_callback(self._ending.discard)
+
+    def _enforce_leases(self) -> None:
+        """Whatever the timers have not come to yet, at the moment it was due."""
+        now = self._clock.now()
+        for pod in self._pods.values():
+            if pod.lease_until is not None and pod.lease_until <= now:
+                self._lease_over(pod)
 
     def _enforce_balance(self) -> None:
         left_usd = self.left_usd()

@@ -10,9 +10,10 @@ from decimal import Decimal
 from aiohttp import web
 
 from hybrid_video.emulators.comfyui import ComfyUIEmulator
+from hybrid_video.emulators.comfyui.machine import PROBE_LABEL
 from hybrid_video.emulators.faults import FaultPlan, FaultRule, ServerName
 from hybrid_video.emulators.runpod.pods import Pod
-from hybrid_video.emulators.server import ChargeList, ScaledClock
+from hybrid_video.emulators.server import Charge, ChargeList, ScaledClock
 from hybrid_video.models import Tier
 from hybrid_video.pricing.catalog import PriceBook
 
@@ -27,6 +28,18 @@ class PodFaults(FaultPlan):
     def take(self, server: ServerName, operation: str, job: str = "") -> FaultRule | None:
         """The rule of the whole plan that hits this call."""
         return self._plan.take("runpod" if server == "comfyui" else server, operation, job)
+
+
+class PodCharges(ChargeList):
+    """The emulator's list without the probes by which a client finds out whether a pod renders: no job pays for them,
+    the pod's own bill holds their seconds."""
+
+    def __init__(self, charges: ChargeList) -> None:
+        super().__init__(rows=charges.rows)
+
+    def open(self, id: str, job: str) -> Charge:  # noqa: A002 - the wire name
+        """Records a job; a probe gets a charge that nobody sees."""
+        return Charge(id=id, job=job) if job.startswith(PROBE_LABEL) else super().open(id, job)
 
 
 @dataclass(frozen=True)
@@ -55,7 +68,7 @@ class PodPrograms:
             missing_models=self.missing_models,
             missing_nodes=self.missing_nodes,
             gpu=gpu,
-            charges=self.charges,
+            charges=PodCharges(self.charges),
             tariff=self._tariff(gpu),
         )
         return program.app()

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from hybrid_video.emulators.faults import FaultPlan, FaultRule
 from hybrid_video.emulators.runpod.access import ManagementQuota, RefusedError, accepts, key_of
-from hybrid_video.emulators.runpod.catalog import Catalog
+from hybrid_video.emulators.runpod.catalog import COMMUNITY_SHARE, Catalog
 from hybrid_video.emulators.runpod.fleet import Fleet
 from hybrid_video.emulators.runpod.pod_body import (
     PodActionBody,
@@ -123,7 +123,9 @@ class PodRoutes:
         place = self._catalog.place(gpu.id, list(request.dataCenterIds))
         if no_capacity or place is None or request.gpu.count > gpu.max_count:
             raise RefusedError.bad_request(f"no capacity: there are no instances available with {gpu.id}")
-        rate = usd_per_s * request.gpu.count
+        if request.cloud == "COMMUNITY" and not gpu.community:
+            raise RefusedError.bad_request("the requested compute type is not available")
+        rate = usd_per_s * request.gpu.count * (COMMUNITY_SHARE if request.cloud == "COMMUNITY" else 1)
         self._require_an_hour(rate)
         now = self._clock.now()
         pod = Pod(request=request, data_center=place, usd_per_s=rate, created_at=now, boot=self._fleet.boot)
@@ -179,6 +181,7 @@ class PodRoutes:
             if pod.request.gpu and self._catalog.level(pod.request.gpu.id, pod.data_center) == "NONE":
                 raise RefusedError.bad_request("no capacity: there are not enough free GPUs on the host machine")
             pod.start(self._clock.now())
+            self._fleet.watch_lease(pod)
 
     async def _logs(self, request: web.Request) -> web.StreamResponse:
         pod = self._pod(request)

@@ -19,6 +19,7 @@ from hybrid_video.emulators.runpod.metering import Usage
 from hybrid_video.emulators.runpod.pod_body import GpuRequest, PodRequest
 
 TOKEN_VARIABLE = "HYBRID_VIDEO_POD_TOKEN"  # noqa: S105 - the name of a variable
+LEASE_VARIABLE = "HYBRID_VIDEO_POD_LEASE_S"
 TERMINATED_SHOWN_S = 60.0
 _ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
 _MONTH_S = Decimal(730 * 3600)
@@ -109,6 +110,7 @@ class Pod:
     locked: bool = False
     epoch: int = 0
     usages: list[Usage] = field(default_factory=list)
+    lease_until: float | None = None
     _timeline: list[tuple[float, PodStatus]] = field(default_factory=list)
     _service_at: float = 0.0
     _started_at: float | None = None
@@ -123,6 +125,7 @@ class Pod:
         self._started_at, self._service_at = running, running + self.boot.service_s
         self.epoch += 1
         self._meter(now, rate=self.usd_per_s, disk=_DISK_USD * self._disk_gb)
+        self.lease_until = running + self.first_lease_s if self.first_lease_s else None
         self._log += [
             LogLine(now, "system", f"create pod network and allocate {self._gpu_text}"),
             LogLine(provisioned, "system", f"pulling image {self.request.image}"),
@@ -135,6 +138,7 @@ class Pod:
         self.start(now)
         self._plan(now, [(now, PodStatus.RUNNING)])
         self._started_at = self._service_at = now
+        self.lease_until = now + self.first_lease_s if self.first_lease_s else None
 
     def restart(self, now: float) -> None:
         """Resets the container: STARTING again on the same machine, the service comes back later."""
@@ -143,6 +147,7 @@ class Pod:
     def stop(self, now: float) -> None:
         """Releases the GPU; only a persistent disk is kept, at the higher price of a stopped one."""
         self._plan(now, [(now, PodStatus.EXITED)])
+        self.lease_until = None
         kept = self.request.mounts.persistent
         self._meter(now, rate=Decimal(0), disk=_STOPPED_DISK_USD * (kept.size if kept else 0))
 
@@ -150,6 +155,24 @@ class Pod:
         """Ends it for good."""
         self._plan(now, [(now, PodStatus.TERMINATED)])
         self._meter(now, rate=None, disk=Decimal(0))
+
+    @property
+    def first_lease_s(self) -> float:
+        """The lease its keeper begins with when the container starts; 0: it has no keeper and lives on."""
+        try:
+            return max(0.0, float(self.request.env.get(LEASE_VARIABLE, "0")))
+        except ValueError:
+            return 0.0
+
+    def expire(self, now: float) -> bool:
+        """What its keeper does when nobody has renewed the lease: it ended itself then. True if it did now."""
+        until = self.lease_until
+        if until is None or now < until or self.status(until) is not PodStatus.RUNNING:
+            return False
+        self.lease_until = None
+        self.terminate(until)
+        self._log.append(LogLine(until, "container", "the lease has run out: this pod ends itself"))
+        return True
 
     def status(self, now: float) -> PodStatus:
         """Where it is now."""

@@ -2,20 +2,21 @@
 
 It answers 502 until the pod's program is up and 524 when that takes longer than 100 s to begin an answer
 (docs.runpod.io/pods/configuration/expose-ports). The gate of the pod comes after it: a small reverse proxy inside the
-pod that asks for the bearer token of the pod's environment before ComfyUI sees anything.
+pod that asks for the bearer token of the pod's environment before ComfyUI sees anything. Beside it runs the keeper of
+the pod's lease, which answers on `/lease` from the moment the container runs (docs/pods.md).
 """
 
 from __future__ import annotations
 
 import asyncio
-import hmac
 
 import aiohttp
 from aiohttp import web
 from yarl import URL
 
-from hybrid_video.emulators.runpod.access import key_of
-from hybrid_video.emulators.runpod.fleet import Fleet, token_of
+from hybrid_video.emulators.faults import FaultPlan
+from hybrid_video.emulators.runpod.fleet import Fleet
+from hybrid_video.emulators.runpod.pod_lease import LeaseKeeper, lets_in, unauthorized
 from hybrid_video.emulators.server import ScaledClock, cut
 
 ROUTE = "/_proxy/{pod}-{port:[0-9]+}/{tail:.*}"
@@ -37,8 +38,9 @@ _HOP_BY_HOP = {
 class PodProxy:
     """Forwards requests to the programs in pods."""
 
-    def __init__(self, fleet: Fleet, *, clock: ScaledClock) -> None:
+    def __init__(self, fleet: Fleet, *, clock: ScaledClock, faults: FaultPlan) -> None:
         self._fleet, self._clock = fleet, clock
+        self._keeper = LeaseKeeper(fleet, clock=clock, faults=faults)
         self._session: aiohttp.ClientSession | None = None
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
@@ -48,12 +50,14 @@ class PodProxy:
             return _page(404, "Not Found")
         if request.match_info["tail"].startswith("_emulator/"):  # controls are for whoever runs the emulator
             return _page(404, "Not Found")
+        if request.match_info["tail"] == "lease":
+            return await self._keeper.answer(request, pod)
         url = await self._fleet.service_url(pod)
         if url is None:
             return _page(502, "Bad Gateway")
-        expected = token_of(pod)
-        if expected and not hmac.compare_digest(key_of(request).encode(), expected.encode()):
-            return web.json_response({"error": "unauthorized"}, status=401, headers={"WWW-Authenticate": "Bearer"})
+        return unauthorized() if not lets_in(request, pod) else await self._pass_on(request, url)
+
+    async def _pass_on(self, request: web.Request, url: str) -> web.StreamResponse:
         if request.headers.get("Upgrade", "").lower() == "websocket":
             return await self._bridge(request, url)
         return await self._forward(request, url)
