@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 
 from hybrid_video.scaling.arrivals import ArrivalRate, Arrivals, window_s
+from hybrid_video.scaling.break_even import break_even
 from hybrid_video.scaling.state import (
     Billing,
     Figure,
@@ -46,7 +47,7 @@ def decide(state: ScaleState, policy: PolicyName = "break-even") -> ScaleDecisio
 
     Never opens beyond `max_pods` (starting and draining pods count), never closes a pod that holds a job or starts.
     """
-    return threshold(state)
+    return break_even(state) if policy == "break-even" else threshold(state)
 
 
 def threshold(state: ScaleState) -> ScaleDecision:

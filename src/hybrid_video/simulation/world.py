@@ -6,6 +6,7 @@ import math
 import random
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import Literal
 
 from hybrid_video.models import OutputSpec, Quote, Tier
 
@@ -102,3 +103,39 @@ class Incident:
     from_s: float
     until_s: float = math.inf
     kills: bool = True
+
+
+@dataclass(frozen=True)
+class PodKind:
+    """A rented GPU as it really is.
+
+    Args:
+        service_s: true mean seconds of a clip on it.
+        cold_start_s: from asking for it to its first job, least and most, all equally likely; billed.
+        cv: coefficient of variation of the lognormal times.
+        failure: share of attempts that fail, after `BURNED` of a clip's time.
+        billing: by the second, or by the hour begun.
+    """
+
+    service_s: float
+    price_usd_per_h: Decimal
+    cold_start_s: tuple[float, float] = (60.0, 120.0)
+    cv: float = 0.25
+    failure: float = 0.0
+    billing: Literal["second", "hour"] = "second"
+
+    @property
+    def mean_start_s(self) -> float:
+        """Expected cold start."""
+        return sum(self.cold_start_s) / 2
+
+    @property
+    def usd_per_s(self) -> float:
+        """Price of a second."""
+        return float(self.price_usd_per_h) / 3600
+
+    def bill_usd(self, alive_s: float) -> float:
+        """What a pod that lived so long costs."""
+        if self.billing == "hour":
+            return float(self.price_usd_per_h) * max(1, math.ceil(alive_s / 3600 - 1e-9))
+        return self.usd_per_s * alive_s
