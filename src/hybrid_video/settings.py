@@ -24,6 +24,12 @@ EMULATOR_ENDPOINT = "emulated"
 
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
+ApiRole = Literal["read", "submit", "admin"]
+API_ROLES: dict[str, ApiRole] = {"read": "read", "submit": "submit", "admin": "admin"}
+"""What a token may do; each role may also do what the ones before it may."""
+
+SHORTEST_TOKEN = 16
+
 
 def is_loopback(url: str) -> bool:
     """Whether a URL points at this machine."""
@@ -355,6 +361,82 @@ class DashboardSettings(_Group):
     password: SecretStr | None = Field(None, description="Asked of every visitor; none is asked for when not set.")
 
 
+class ApiSettings(_Group):
+    """The REST API, as `hybrid-video api` starts it."""
+
+    model_config = SettingsConfigDict(env_prefix="HYBRID_VIDEO_API_")
+
+    host: str = Field("127.0.0.1", min_length=1, description="Address to listen on; others than loopback need a token.")
+    port: int = Field(8321, ge=0, le=65535, description="Port to listen on; 0: any free one.")
+    read_token: SecretStr | None = Field(None, description="Token that may look at everything and change nothing.")
+    submit_token: SecretStr | None = Field(None, description="Token that may also submit, re-run and cancel batches.")
+    admin_token: SecretStr | None = Field(
+        None, description="Token that may also change preferences and limits, and open and close pods."
+    )
+    tokens: SecretStr | None = Field(
+        None, description="Further tokens as role:token pairs, comma-separated, for example read:…,submit:…."
+    )
+    origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Web pages that may call the API (CORS), comma-separated, like https://studio.example.com."
+    )
+    hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Further host names under which the API is reached, comma-separated; * allows any."
+    )
+    reads_per_minute: int = Field(6000, ge=1, le=1_000_000, description="Requests a minute that only look, per caller.")
+    writes_per_minute: int = Field(
+        120, ge=1, le=1_000_000, description="Requests a minute that change something, per caller."
+    )
+    max_body_mb: int = Field(50, ge=1, le=2000, description="Largest request body in MB (10^6 bytes).")
+    max_clients: int = Field(200, ge=1, le=10_000, description="Requests handled at once; more are refused with 503.")
+
+    _split = field_validator("origins", "hosts", mode="before")(_comma_separated)
+
+    @field_validator("origins")
+    @classmethod
+    def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            parts = urlsplit(origin)
+            if parts.scheme not in {"http", "https"} or not parts.hostname or parts.path or parts.query:
+                raise ValueError("holds what is no origin; write scheme and host only, like https://studio.example.com")
+        return value
+
+    @field_validator("read_token", "submit_token", "admin_token")
+    @classmethod
+    def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value()) < SHORTEST_TOKEN:
+            raise ValueError(f"is shorter than {SHORTEST_TOKEN} characters; make one with `openssl rand -hex 24`")
+        return value
+
+    @field_validator("tokens")
+    @classmethod
+    def _pairs(cls, value: SecretStr | None) -> SecretStr | None:
+        for pair in filter(None, (part.strip() for part in (value.get_secret_value() if value else "").split(","))):
+            role, _, token = pair.partition(":")
+            if role not in API_ROLES or len(token) < SHORTEST_TOKEN:
+                raise ValueError(
+                    f"is not understood; write pairs of role (read, submit, admin) and token of at least "
+                    f"{SHORTEST_TOKEN} characters, like read:…,admin:…"
+                )
+        return value
+
+    def model_post_init(self, context: Any) -> None:
+        super().model_post_init(context)
+        for _role, token in self.role_tokens:
+            redaction.register(token)
+
+    @property
+    def role_tokens(self) -> tuple[tuple[ApiRole, str], ...]:
+        """Every token with its role."""
+        named = {"read": self.read_token, "submit": self.submit_token, "admin": self.admin_token}
+        found = [(API_ROLES[role], token.get_secret_value()) for role, token in named.items() if token is not None]
+        for pair in filter(
+            None, (p.strip() for p in (self.tokens.get_secret_value() if self.tokens else "").split(","))
+        ):
+            role, _, token = pair.partition(":")
+            found.append((API_ROLES[role], token))
+        return tuple(found)
+
+
 class Settings:
     """Every group together. Build it with `Settings.load()`."""
 
@@ -368,6 +450,7 @@ class Settings:
         routing: RoutingSettings | None = None,
         storage: StorageSettings | None = None,
         dashboard: DashboardSettings | None = None,
+        api: ApiSettings | None = None,
     ) -> None:
         self.comfyui = comfyui or ComfyUISettings()
         self.runpod = runpod or RunPodSettings()
@@ -376,6 +459,12 @@ class Settings:
         self.routing = routing or RoutingSettings()
         self.storage = storage or StorageSettings()
         self.dashboard = dashboard or DashboardSettings()
+        self.api = api or ApiSettings()
+
+    def with_groups(self, *, routing: RoutingSettings, pods: PodPoolSettings) -> Settings:
+        """The same settings with these two groups instead of their own."""
+        groups = {name: getattr(self, name) for name in _NAMES}
+        return Settings(**{**groups, "routing": routing, "pods": pods})
 
     @classmethod
     def load(cls) -> Settings:
@@ -404,8 +493,9 @@ GROUPS: tuple[type[_Group], ...] = (
     RoutingSettings,
     StorageSettings,
     DashboardSettings,
+    ApiSettings,
 )
-_NAMES = ("comfyui", "runpod", "pods", "gemini", "routing", "storage", "dashboard")
+_NAMES = ("comfyui", "runpod", "pods", "gemini", "routing", "storage", "dashboard", "api")
 """The keyword of each group in `Settings`, in the order of `GROUPS`."""
 
 

@@ -22,6 +22,7 @@ from hybrid_video.history import History
 from hybrid_video.history.queries import learned_times
 from hybrid_video.models import MAX_JOBS, Tier, VideoJob
 from hybrid_video.planner import Frontier, Plan, Resource
+from hybrid_video.preferences import effective
 from hybrid_video.pricing.quoting import Quoter
 from hybrid_video.pricing.refresh import load_prices
 from hybrid_video.pricing.timings import ServiceTimes
@@ -41,7 +42,7 @@ def plan(
     json_output: JsonOption = False,
 ) -> int:
     """Show the cheapest split for a deadline, the fastest for a budget, and everything between. Spends nothing."""
-    settings = Settings.load()
+    settings = effective(Settings.load())
     shots = _jobs(file, jobs)
     deadline_s = None if deadline is None else parse_seconds("--deadline", deadline)
     cap = None if budget is None else parse_usd("--budget", budget)

@@ -21,6 +21,7 @@ from hybrid_video.errors import ConfigurationError, LedgerError
 from hybrid_video.history import History
 from hybrid_video.ledger import Ledger, Owner
 from hybrid_video.models import Batch
+from hybrid_video.preferences import applied
 from hybrid_video.settings import Settings
 
 
@@ -67,6 +68,7 @@ async def batch_run(
         InputError, ConfigurationError, LimitError: before anything is spent.
     """
     with opened(settings) as (ledger, history):
+        settings = await asyncio.to_thread(applied, settings, ledger)
         context, notices = await _context(settings, ledger, history)
         fleet = Fleet.configured(context)
         owner = Owner(settings.storage.home)

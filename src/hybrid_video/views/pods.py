@@ -44,6 +44,8 @@ class PodLine(Model):
     cloud: str
     data_center: str
     price_usd_per_h: Money
+    storage_usd_per_h: Money
+    batch: str = Field(description="The batch it was opened for; empty for none in particular.")
     opened_because: str
     closed_because: str
     intended_at: datetime
@@ -53,7 +55,8 @@ class PodLine(Model):
     lease_until: datetime | None
     closed_at: datetime | None
     reserved_usd: Money
-    booked_usd: Money
+    booked_usd: Money = Field(description="Booked beyond what its jobs were charged for their own seconds.")
+    cost_usd: Money | None = Field(description="What the whole pod cost by our clock, known once it is closed.")
     billed_usd: Money | None = Field(description="What the provider's bill says; None until it is known.")
     overhead_usd: Money = Field(description="Shared out to jobs beside the seconds that they ran.")
     error: str
@@ -77,7 +80,7 @@ class PodView(Model):
 def pod_summary(connection: Connection, settings: Settings) -> PodSummary:
     """Counts and hourly price of what is open."""
     query = (
-        sa.select(t.pods.c.state, sa.func.count(), sa.func.sum(t.pods.c.price_usd_per_h))
+        sa.select(t.pods.c.state, sa.func.count(), sa.func.sum(t.pods.c.price_usd_per_h + t.pods.c.storage_usd_per_h))
         .where(t.pods.c.state.not_in(OVER))
         .group_by(t.pods.c.state)
     )

@@ -139,7 +139,7 @@ def _share_key(by: Sequence[Dimension], day: str, batch: str) -> tuple[str, ...]
         "day": day,
         "tier": Tier.CLOUD.value,
         "backend": "runpod-pod",
-        "batch": batch,
+        "batch": batch or POD_OVERHEAD,
         "workflow": POD_OVERHEAD,
     }
     return tuple(known[name] for name in by)
