@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from hybrid_video.engine.selection import Shot
 from hybrid_video.errors import BackendError, FailureKind, SubmitUncertain, TerminalError, TransientError
 from hybrid_video.failures import policy
-from hybrid_video.models import JobState, WorkOrder
+from hybrid_video.models import JobState, JobStatus, WorkOrder
 from hybrid_video.settings import RoutingSettings
 
 
@@ -48,6 +48,24 @@ class UnderWay:
     since_s: float
     seen: bool = False
     """The backend has spoken of it. Only then is another job put behind it, so that they arrive in this order."""
+    running: bool = False
+    """`since_s` is when it began (before: when it was sent), earlier by a cold start that its expected time counts."""
+    made: bool = False
+    """Its clip is made and only has to be brought in: the lane can take the next."""
+
+    def noticed(self, status: JobStatus, now_s: float) -> bool:
+        """Takes in what the backend says of it; whether the lane can take another job now."""
+        news = not self.seen
+        self.seen = True
+        if status.phase == "running" and not self.running:
+            self.began(now_s - self.order.quote.cold_start_s)
+        elif status.phase == "succeeded" and not self.made:
+            self.made = news = True
+        return news
+
+    def began(self, since_s: float) -> None:
+        """The lane works on it since then."""
+        self.running, self.since_s = True, since_s
 
 
 def next_state(

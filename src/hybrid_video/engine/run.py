@@ -53,6 +53,8 @@ TICK_S = 0.5
 RENEW_S = 10.0
 REPLAN_S = 0.25
 LIMIT_PAUSE_S = 2.0
+BRINGING_IN = 2
+"""Clips of a lane that may be downloaded and checked while it works already on others."""
 REATTACH_ATTEMPTS = 2
 CANCEL_LOOK_S = 1.0
 
@@ -273,7 +275,7 @@ class BatchRun:
     def _lane_states(self, now: float) -> list[LaneState]:
         states = []
         for lane in self._fleet.lanes():
-            held = [busy for busy in self._busy.values() if busy.order.lane == lane.id]
+            held = self._held(lane.id)
             ahead = self._shared.ahead(lane) if held and all(busy.seen for busy in held) else 0
             free = self._shared.on(lane.id).left_s
             for busy in held:
@@ -285,12 +287,20 @@ class BatchRun:
             states.append(LaneState(lane.id, lane.backend, free, 1 + ahead if full else len(held), ahead, loaded))
         return states + self._roster.expected()
 
+    def _held(self, lane: str) -> list[UnderWay]:
+        """What a lane has to do. Clips that are made count only while too many of them wait to be brought in."""
+        mine = [busy for busy in self._busy.values() if busy.order.lane == lane]
+        working = [busy for busy in mine if not busy.made]
+        return working if len(mine) - len(working) <= BRINGING_IN else mine
+
     def _busy_lanes(self) -> set[str]:
         return {busy.order.lane for busy in self._busy.values()}
 
     def _room(self, lane_id: str) -> int | None:
         lane = next((lane for lane in self._fleet.lanes() if lane.id == lane_id), None)
-        return None if lane is None else room_of(lane)
+        if lane is None or (room := room_of(lane)) is None:
+            return None
+        return room + sum(busy.made for busy in self._busy.values() if busy.order.lane == lane_id)
 
     def _demand(self) -> BatchDemand:
         """What is still to do, for the watcher."""
@@ -675,8 +685,9 @@ class BatchRun:
 
     def _on_progress(self, order: WorkOrder, status: JobStatus) -> None:
         busy = self._busy.get(order.attempt_id)
-        if busy is not None and not busy.seen:
-            busy.seen = True
+        if busy is not None and busy.noticed(status, now := time.monotonic()):
+            if busy.made and (behind := self._held(order.lane)) and not behind[0].running:
+                behind[0].began(now)
             self._wake.set()
         self._teller.progress(order, status)
 
