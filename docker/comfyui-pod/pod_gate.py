@@ -33,6 +33,9 @@ ANSWER_WITHIN_S = 90.0
 """Below the 100 s after which RunPod's proxy gives up with a page of its own (524)."""
 
 STALLED_AFTER_S = 30.0
+LINGERING_S = 2.0
+"""How long the rest of a refused request is thrown away; closing at once would destroy the answer on its way."""
+
 AT_ONCE = 64
 SHORTEST_TOKEN = 16
 LONGEST_LEASE_S = 86_400.0
@@ -57,10 +60,6 @@ FIXED = {"Cache-Control": "private, no-store", "X-Content-Type-Options": "nosnif
 def log(event: str, **facts: object) -> None:
     """One JSON line on standard output."""
     print(json.dumps({"who": "gate", "event": event, **facts}), flush=True)
-
-
-class TooLargeError(Exception):
-    """A body beyond the limit of its route, or one that stopped arriving."""
 
 
 class Gate:
@@ -146,15 +145,17 @@ class Gate:
         headers = {name: request.headers[name] for name in TO_COMFYUI if name in request.headers}
         if request.content_length is not None and request.body_exists:
             headers["Content-Length"] = str(request.content_length)
-        body = _counted(request, passage.route.largest_body) if request.body_exists else None
+        body = Body(request, passage.route.largest_body)
         url = URL(self._upstream + passage.target, encoded=True)
         try:
             async with asyncio.timeout(self._answer_within_s):
                 answer = await self._client().request(
-                    request.method, url, headers=headers, data=body, allow_redirects=False
+                    request.method,
+                    url,
+                    headers=headers,
+                    data=body.chunks() if request.body_exists else None,
+                    allow_redirects=False,
                 )
-        except TooLargeError as error:
-            return _closing(_answer(413, str(error)))
         except aiohttp.ClientConnectorError:
             return _closing(_not_sent(passage, "ComfyUI is starting or has just crashed"))
         except TimeoutError:
@@ -163,6 +164,8 @@ class Gate:
             )
             return _closing(_answer(504, text))
         except (aiohttp.ClientError, ConnectionError):
+            if body.refusal:
+                raise RefusedError(413, body.refusal) from None
             return _closing(_answer(502, "ComfyUI broke off the connection; look again before you repeat the request"))
         async with answer:
             return await self._stream(request, answer)
@@ -239,28 +242,41 @@ def _check_body(request: web.BaseRequest, passage: Passage) -> None:
         raise RefusedError(400, "websockets and upgrades are not offered; poll /history/<prompt id>")
 
 
-async def _counted(request: web.BaseRequest, largest: int) -> AsyncIterator[bytes]:
-    """The body as it arrives, up to the limit: a chunked one does not say beforehand how long it is."""
-    seen = 0
-    while True:
-        try:
-            async with asyncio.timeout(STALLED_AFTER_S):
-                chunk = await request.content.readany()
-        except TimeoutError:
-            raise TooLargeError(f"the body stopped arriving for {STALLED_AFTER_S:g} s") from None
-        if not chunk:
-            return
-        seen += len(chunk)
-        if seen > largest:
-            raise TooLargeError(f"the body is larger than {largest} bytes")
-        yield chunk
+class Body:
+    """A body as it arrives, up to the limit: a chunked one does not say beforehand how long it is.
+
+    Why it was cut off is kept here, because aiohttp's client hides what its data source raises.
+    """
+
+    def __init__(self, request: web.BaseRequest, largest: int) -> None:
+        self._content, self._largest = request.content, largest
+        self.refusal = ""
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """Raises RefusedError when it is too large or stops arriving."""
+        seen = 0
+        while True:
+            try:
+                async with asyncio.timeout(STALLED_AFTER_S):
+                    chunk = await self._content.readany()
+            except TimeoutError:
+                raise self._refused(f"the body stopped arriving for {STALLED_AFTER_S:g} s") from None
+            if not chunk:
+                return
+            seen += len(chunk)
+            if seen > self._largest:
+                raise self._refused(f"the body is larger than {self._largest} bytes")
+            yield chunk
+
+    def _refused(self, why: str) -> RefusedError:
+        self.refusal = why
+        return RefusedError(413, why)
 
 
 async def _lease_s(request: web.BaseRequest) -> float:
     try:
-        body = b"".join([chunk async for chunk in _counted(request, 4096)])
-        wanted = json.loads(body)["lease_s"]
-    except (TooLargeError, ValueError, KeyError, TypeError):
+        wanted = json.loads(b"".join([chunk async for chunk in Body(request, 4096).chunks()]))["lease_s"]
+    except (ValueError, KeyError, TypeError):
         raise RefusedError(400, 'send JSON like {"lease_s": 600}') from None
     if isinstance(wanted, bool) or not isinstance(wanted, int | float) or not 1 <= wanted <= LONGEST_LEASE_S:
         raise RefusedError(400, f"lease_s must be a number of seconds between 1 and {LONGEST_LEASE_S:g}")
@@ -316,7 +332,7 @@ async def serve(gate: Gate, host: str, port: int) -> None:
         loop.add_signal_handler(number, stopped.set)
     loop.add_signal_handler(signal.SIGUSR1, gate.end)
     runner = web.ServerRunner(
-        web.Server(gate.handle, access_log=None, lingering_time=0, auto_decompress=False), shutdown_timeout=2
+        web.Server(gate.handle, access_log=None, lingering_time=LINGERING_S, auto_decompress=False), shutdown_timeout=2
     )
     await runner.setup()
     site = web.TCPSite(runner, host, port)
