@@ -49,8 +49,12 @@ class BatchDemand(Model):
     deadline_s: float | None = Field(
         None, allow_inf_nan=False, description="Seconds left when published; None without a deadline."
     )
+    guard_s: Seconds = Field(0.0, description="Seconds before the deadline at which the run aims.")
     budget_left_usd: Usd | None = Field(
         None, description="What may still be spent, reservations taken off: the nearest of all limits; None: no limit."
+    )
+    budget_is_goal: bool = Field(
+        False, description="It has a budget of its own: without a deadline it is to be as quick as that pays for."
     )
     lanes: tuple[LaneDemand, ...] = Field((), description="Lanes it may use, pods left out.")
     pod_service_s: float | None = Field(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from hybrid_video import planner
@@ -53,6 +53,11 @@ class Backlog:
     values: Values
     headroom_usd: float | None = None
 
+    @property
+    def priced(self) -> bool:
+        """Whether a lane that is not a pod's costs money."""
+        return any(lane.price_usd > 0 for lane in self.lanes)
+
 
 @dataclass(frozen=True)
 class Worth:
@@ -68,13 +73,10 @@ def worth_opening(backlog: Backlog, room: int) -> Worth:
     """How many pods to open now for the jobs that wait."""
     if backlog.waiting <= 0 or room <= 0:
         return Worth(0, 0.0, 0.0, 0.0)
-    priced = any(lane.price_usd > 0 for lane in backlog.lanes)
-    look = _planned if priced else _free
+    look = _planned if backlog.priced else _free
     best = base = look(backlog, 0)
     chosen = 0
-    if not priced and base.duration_s <= backlog.offer.cold_start_s + min(
-        backlog.offer.service_s, min((lane.service_s for lane in backlog.lanes), default=0.0)
-    ):
+    if base.duration_s <= backlog.offer.cold_start_s:
         return Worth(0, 0.0, base.duration_s, base.duration_s)
     for pods in range(1, room + 1):
         found = look(backlog, pods)
@@ -95,6 +97,13 @@ def threshold_jobs(rate_per_s: float, offer: PodOffer, usd_per_job_s: float) -> 
         (usd * rate_per_s) ** 2 + 2 * usd_per_job_s * rate_per_s * pod * (rate_per_s + pod) * usd * start_s
     )
     return rate_per_s * (start_s + (usd * rate_per_s + root) / (usd_per_job_s * rate_per_s * pod))
+
+
+def without_pod_usd(backlog: Backlog, pod: PodView) -> tuple[float, float]:
+    """What pods, jobs and waiting come to with a pod that is open, and without it."""
+    rest = replace(backlog, pods=[other for other in backlog.pods if other is not pod])
+    look = _planned if backlog.priced else _free
+    return look(backlog, 0).total_usd, look(rest, 0).total_usd
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,14 +134,10 @@ def _planned(backlog: Backlog, opened: int) -> _Sum:
     resources = [*lane_resources(backlog.lanes), *pod_resources(backlog.pods, offer, opened)]
     if not any(resource.slots for resource in resources):
         return _Sum(math.inf, 0.0, math.inf)
-    plan = planner.balanced(resources, backlog.waiting, 3600 * _end_value(backlog))
+    plan = planner.balanced(resources, backlog.waiting, HOUR_S * backlog.values.end_usd_per_s)
     money = float(plan.cost_usd) + opening_usd(offer, opened, plan.duration_s)
     flow_s = 0.5 * backlog.waiting * plan.duration_s
     return _Sum(money + backlog.values.of(flow_s, plan.duration_s), money, plan.duration_s)
-
-
-def _end_value(backlog: Backlog) -> float:
-    return backlog.values.end_usd_per_s
 
 
 def pod_server(pod: PodView, offer: PodOffer) -> Server:

@@ -231,6 +231,8 @@ def _demand(waiting: int, under_way: float, pod_service_s: float) -> BatchDemand
         waiting_jobs=waiting,
         under_way_jobs=under_way,
         deadline_s=None,
+        guard_s=0.0,
+        budget_is_goal=False,
         budget_left_usd=None,
         lanes=(),
         pod_service_s=pod_service_s,

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from hybrid_video.autoscaler import PodOffer, PodView, ScaleDecision
+from hybrid_video.scaling.state import PodPhase
 from hybrid_video.simulation.world import PodKind
 
 OVERDUE = 0.25
@@ -74,7 +75,7 @@ class Fleet:
             overdue_s = OVERDUE * self.offer().cold_start_s
             ready_in_s = left_s if left_s > 0 else overdue_s
             return PodView(pod.name, "starting", ready_in_s, 0, 0.0, age_s, kind.price_usd_per_h, kind.service_s)
-        state = "draining" if pod.name in self.drained else "ready"
+        state: PodPhase = "draining" if pod.name in self.drained else "ready"
         if pod.job is None:
             idle_s = now_s - pod.idle_since_s
             return PodView(pod.name, state, 0.0, 0, idle_s, age_s, kind.price_usd_per_h, kind.service_s)
