@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import time
 import uuid
-from collections.abc import Awaitable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
@@ -74,6 +74,7 @@ class BatchRun:
         observer: Observer | None = None,
         simulated: bool = False,
         timings: ServiceTimes | None = None,
+        wind_up: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._batch = prepared.batch
         self._fleet = prepared.fleet
@@ -117,6 +118,8 @@ class BatchRun:
         self._shared = SharedLanes(ledger, demands, batch=self._batch.name, mine=lambda: list(self._busy))
         self._roster = Roster(self._fleet, ledger, settings, self._busy_lanes, self._notice)
         self._publisher = DemandPublisher(demands, self._demand, time_scale=settings.routing.time_scale)
+        self._wind_up = wind_up
+        self._ended_s: float | None = None
         self._planned: tuple[int, float, frozenset[str]] | None = None
         """Number of the stored plan, when it was made (monotonic seconds), and the jobs it is about."""
 
@@ -149,6 +152,9 @@ class BatchRun:
             with contextlib.suppress(HybridVideoError):
                 self._record_outcome()
             await self._update_history()
+        self._ended_s = time.monotonic()
+        if self._wind_up is not None:
+            await self._wind_up()  # what the rented pods cost beyond the jobs belongs into the report
         return self.report()
 
     def cancel(self) -> None:
@@ -161,7 +167,7 @@ class BatchRun:
         return build_report(
             self._ledger,
             self._batch.name,
-            duration_s=time.monotonic() - self._began_s,
+            duration_s=(self._ended_s or time.monotonic()) - self._began_s,
             simulated=self._simulated,
             notices=tuple(self._notices),
             jobs=tuple(self._shots),
@@ -296,11 +302,12 @@ class BatchRun:
     def _busy_lanes(self) -> set[str]:
         return {busy.order.lane for busy in self._busy.values()}
 
-    def _room(self, lane_id: str) -> int | None:
+    def _beside(self, lane_id: str) -> int | None:
+        """How many prompts of other runs a lane may hold beside this run's own; None for a vendor's queue."""
         lane = next((lane for lane in self._fleet.lanes() if lane.id == lane_id), None)
         if lane is None or (room := room_of(lane)) is None:
             return None
-        return room + sum(busy.made for busy in self._busy.values() if busy.order.lane == lane_id)
+        return room - sum(not busy.made for busy in self._busy.values() if busy.order.lane == lane_id)
 
     def _demand(self) -> BatchDemand:
         """What is still to do, for the watcher."""
@@ -404,7 +411,8 @@ class BatchRun:
             self._busy.pop(order.attempt_id, None)
             self._fleet.breaker(order.quote.backend, order.quote.model).abandoned()
             return
-        await self._drive(progress, Ticket(order, lenient=progress.shot.lenient, caps=caps))
+        ticket = Ticket(order, lenient=progress.shot.lenient, caps=caps, owned_s=time.monotonic())
+        await self._drive(progress, ticket)
 
     async def _reserved(self, progress: JobProgress, request: SelectionRequest, order: WorkOrder, caps: Caps) -> bool:
         """Decides and passes the spend gate; False if the job does not go there now."""
@@ -413,8 +421,8 @@ class BatchRun:
             if decision.chosen != order.quote.backend:  # it became unavailable between proposal and decision
                 progress.state = JobState.PENDING
                 return False
-            room = self._room(order.lane)
-            await _to_its_end(asyncio.to_thread(self._ledger.reserve, order, decision, caps, self._owner, room))
+            beside = self._beside(order.lane)
+            await _to_its_end(asyncio.to_thread(self._ledger.reserve, order, decision, caps, self._owner, beside))
         except LaneBusyError:
             self._shared.was_full(order.lane)
             progress.state = JobState.PENDING

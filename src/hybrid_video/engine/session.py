@@ -23,6 +23,7 @@ from hybrid_video.ledger import Ledger, Owner
 from hybrid_video.models import Batch
 from hybrid_video.preferences import applied
 from hybrid_video.settings import Settings
+from hybrid_video.watcher.embedded import embedded_watcher
 
 
 def open_ledger(settings: Settings) -> Ledger:
@@ -80,20 +81,32 @@ async def batch_run(
             if observer is not None:
                 for notice in prepared.notices:
                     observer(Event(kind="notice", message=notice, total=len(batch.jobs)))
-            yield BatchRun(
-                prepared,
-                settings=settings,
-                ledger=ledger,
-                history=history,
-                owner=owner,
-                steps=steps,
-                observer=observer,
-                simulated=settings.routing.simulated,
-                timings=context.quoter.timings,
-            )
+            async with embedded_watcher(settings, ledger, owner, tell=_teller(observer, len(batch.jobs))) as wind_up:
+                yield BatchRun(
+                    prepared,
+                    settings=settings,
+                    ledger=ledger,
+                    history=history,
+                    owner=owner,
+                    steps=steps,
+                    observer=observer,
+                    simulated=settings.routing.simulated,
+                    timings=context.quoter.timings,
+                    wind_up=wind_up,
+                )
         finally:
             await fleet.close()
             owner.close()
+
+
+def _teller(observer: Observer | None, total: int) -> Callable[[str], None]:
+    """Passes what the watcher does on to whoever follows the run."""
+
+    def tell(text: str) -> None:
+        if observer is not None:
+            observer(Event(kind="notice", message=text, total=total))
+
+    return tell
 
 
 async def _context(settings: Settings, ledger: Ledger, history: History) -> tuple[BackendContext, list[str]]:

@@ -75,8 +75,13 @@ def held(connection: Connection, *, lanes: Collection[str] | None = None) -> lis
     return [found for row in connection.execute(query) if (found := _held(row)) is not None]
 
 
-def check_room(connection: Connection, lane: str, room: int) -> None:
-    """Refuses one more prompt on a full lane, or on a pod that is being closed. In the caller's transaction.
+def check_room(connection: Connection, lane: str, beside: int, owner: str) -> None:
+    """Refuses one more prompt on a lane that others fill, or on a pod that is being closed. In the caller's
+    transaction.
+
+    Args:
+        beside: how many prompts of others the lane may hold beside the new one.
+        owner: who asks; what it has on the lane itself it knows better than the ledger.
 
     Raises:
         LaneBusyError: it may not take one now.
@@ -86,10 +91,10 @@ def check_room(connection: Connection, lane: str, room: int) -> None:
         states = connection.execute(sa.select(t.pods.c.state).where(t.pods.c.pod_id == pod_id)).scalars().all()
         if states and "ready" not in states:
             raise LaneBusyError(f"pod {pod_id!r} is {states[-1]} and takes no further job")
-    there = held(connection, lanes=[lane])
-    if len(there) >= room:
-        others = ", ".join(sorted({f"{one.batch}/{one.job}" for one in there}))
-        raise LaneBusyError(f"lane {lane!r} holds {len(there)} jobs already ({others}); it may hold {room}")
+    others = [one for one in held(connection, lanes=[lane]) if one.owner != owner]
+    if len(others) > max(0, beside):
+        names = ", ".join(sorted({f"{one.batch}/{one.job}" for one in others}))
+        raise LaneBusyError(f"lane {lane!r} holds {len(others)} jobs of other runs ({names}) and takes no more now")
 
 
 def _held(row: Any) -> Held | None:

@@ -247,12 +247,12 @@ class Ledger:
     # -- the way of an attempt -------------------------------------------------------------------------------------
 
     def reserve(
-        self, order: WorkOrder, decision: Decision, caps: Caps, owner: Owner, room: int | None = None
+        self, order: WorkOrder, decision: Decision, caps: Caps, owner: Owner, beside: int | None = None
     ) -> None:
         """The spend gate: decision, intent and reservation in one commit, or nothing at all.
 
         Args:
-            room: how many prompts the lane may hold, those of other runs included; not checked when None.
+            beside: how many prompts of other runs the lane may hold beside this one; not checked when None.
 
         Raises:
             LaneBusyError: the lane is full, or its pod is being closed.
@@ -266,8 +266,8 @@ class Ledger:
         day = now.date().isoformat()
         with self._write() as connection:
             claimed = self._check_owner(connection, order, owner)
-            if room is not None:
-                lanes.check_room(connection, order.lane, room)
+            if beside is not None:
+                lanes.check_room(connection, order.lane, beside, owner.id)
             limits = money.scopes(order.batch, order.job.id, day, quote.tier.value, caps)
             money.check_caps(connection, limits, quote.reserve_usd, f"{quote.backend} for job {order.job.id!r}")
             connection.execute(
