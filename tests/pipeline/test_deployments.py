@@ -88,7 +88,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("site")
     with PrefectServer(folder / "prefect") as server:
         assert create_pools(server.url) == ["local-gpu", "cloud-gpu"]
-        assert deploy(server.url, project_dir(), home=server.home) == ["cloud-gpu", "every-hour", "local-gpu"]
+        assert deploy(server.url, project_dir(), home=server.home) == ["cloud-gpu", "every-5-minutes", "every-hour", "local-gpu"]
         yield Site(server, folder)
 
 
