@@ -7,6 +7,7 @@ are checked in that same transaction, so that any number of processes together c
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from hybrid_video.backends.runpod.pod_records import Pod
 from hybrid_video.errors import LedgerError, LimitError
 from hybrid_video.ledger import Ledger, money
 from hybrid_video.ledger import schema as t
@@ -27,6 +29,16 @@ MESSAGE_LENGTH = 1000
 
 _ALIVE = sorted(ALIVE)
 Limits = dict[str, tuple[str, Decimal | None]]
+PlaceKey = tuple[str, str, str]
+"""GPU, cloud and data centre ("" where RunPod chooses)."""
+
+
+@dataclass(frozen=True)
+class RefusedPlace:
+    """Where no pod could be had."""
+
+    until: datetime
+    message: str
 
 
 def caps_of(settings: Settings) -> Caps:
@@ -89,6 +101,24 @@ class PodStore:
         """The create call is about to be sent."""
         return self._move(name, "creating")
 
+    def try_place(self, name: str, intent: PodIntent, caps: Caps) -> PodRecord:
+        """The same opening at another place, which may cost more; nothing was created so far.
+
+        Raises:
+            LimitError: a budget does not allow the difference.
+        """
+        with self._ledger.writing() as connection:
+            row = self._row(connection, name)
+            more = intent.reserve_usd - row.reserved_usd
+            limits = scopes(row.day, row.batch, self._with_batch(connection, row.batch, caps))
+            if more > 0:
+                money.check_caps(connection, limits, more, f"opening a pod with {intent.gpu}")
+            place = intent.model_dump(include={"gpu", "cloud", "data_center", "price_usd_per_h", "storage_usd_per_h"})
+            connection.execute(self._update(name).values(reserved_usd=intent.reserve_usd, **place))
+            money.move(connection, limits, reserved=more)
+            self._event(connection, name, "next place", f"{intent.gpu}, {intent.cloud}, {intent.data_center or 'any'}")
+            return record(self._row(connection, name))
+
     def mark_created(
         self,
         name: str,
@@ -99,13 +129,26 @@ class PodStore:
         now: datetime | None = None,
         detail: str = "",
     ) -> PodRecord:
-        """RunPod has accepted it, and names it so; the price is the one it really asks."""
+        """RunPod has accepted it, and names it so; the price is the one it really asks.
+
+        It is `closing` afterwards, and no more, when somebody asked for its end, or gave it up, in the meantime.
+        """
         values: dict[str, Any] = {"pod_id": pod_id, "created_at": now or utc_now(), "error": ""}
         if price_usd_per_h:
             values["price_usd_per_h"] = price_usd_per_h
         if data_center:
             values["data_center"] = data_center
-        return self._move(name, "starting", detail or pod_id, now, **values)
+        with self._ledger.writing() as connection:
+            row = self._row(connection, name)
+            if row.pod_id == pod_id:
+                return record(row)
+            unwanted = row.state in ("closing", "closed", "failed")
+            if row.state == "closing":
+                connection.execute(self._update(name).values(**values))
+                self._event(connection, name, "created", detail or pod_id, now)
+                return record(self._row(connection, name))
+            state: PodState = "closing" if unwanted else "starting"
+            return self._set(connection, row, state, detail or pod_id, now, **values)
 
     def mark_ready(self, name: str, *, now: datetime | None = None, detail: str = "") -> PodRecord:
         """Its ComfyUI has rendered a probe."""
@@ -116,10 +159,16 @@ class PodStore:
         """It gets no new jobs and is closed when the last has ended."""
         return self._move(name, "draining", reason, closed_because=redact(reason, MESSAGE_LENGTH))
 
+    def mark_taking(self, name: str) -> PodRecord:
+        """A draining pod gets jobs again: work has come before its last job was over."""
+        return self._move(name, "ready", "takes jobs again", closed_because="")
+
     def mark_closing(self, name: str, reason: str = "") -> PodRecord:
         """The terminate call is about to be sent. An earlier reason stands."""
         with self._ledger.writing() as connection:
             row = self._row(connection, name)
+            if row.state not in ALIVE:  # another process has ended it
+                return record(row)
             values: dict[str, Any] = {}
             if not row.closed_because:
                 values["closed_because"] = redact(reason, MESSAGE_LENGTH)
@@ -184,6 +233,33 @@ class PodStore:
             values = {"pod_id": pod_id, "created_at": row.created_at or row.intended_at, "reconciled_at": None}
             return self._set(connection, row, "closing", f"{pod_id} exists though it counted as {row.state}", **values)
 
+    def take_in(self, pod: Pod) -> PodRecord:
+        """A listed pod that carries our name and has no record: written down to be ended and paid for."""
+        now = utc_now()
+        values = {
+            "name": pod.name,
+            "pod_id": pod.id,
+            "state": "closing",
+            "gpu": pod.gpu_name,
+            "cloud": pod.cloud,
+            "data_center": pod.data_center_id or "",
+            "price_usd_per_h": pod.cost,
+            "storage_usd_per_h": Decimal(0),
+            "day": now.date().isoformat(),
+            "opened_because": "found at RunPod without a record",
+            "closed_because": "nobody knows why it was opened",
+            "intended_at": min(pod.created_at or now, now),
+            "created_at": min(pod.created_at or now, now),
+            "reserved_usd": Decimal(0),
+            "booked_usd": Decimal(0),
+        }
+        with self._ledger.writing() as connection:
+            known = connection.execute(sa.select(t.pods).where(t.pods.c.name == pod.name)).one_or_none()
+            if known is None:
+                connection.execute(sa.insert(t.pods).values(**values))
+                self._event(connection, pod.name, "found", pod.id)
+            return record(self._row(connection, pod.name))
+
     def billed(self, name: str, amount_usd: Decimal, *, final: bool, now: datetime | None = None) -> None:
         """What RunPod's bill says; `final` when it will not change any more."""
         values: dict[str, Any] = {"billed_usd": amount_usd}
@@ -244,11 +320,14 @@ class PodStore:
                     sa.insert(t.pod_places).values(gpu=gpu, cloud=cloud, data_center=data_center, **values)
                 )
 
-    def refused_places(self, now: datetime | None = None) -> dict[tuple[str, str, str], str]:
-        """GPU, cloud and data centre of each place nobody asks at now, with what was said there."""
+    def refused_places(self, now: datetime | None = None) -> dict[PlaceKey, RefusedPlace]:
+        """Each place nobody asks at now, until when, and what was said there."""
         query = sa.select(t.pod_places).where(t.pod_places.c.refused_until > (now or utc_now()))
         with self._ledger.reading() as connection:
-            return {(row.gpu, row.cloud, row.data_center): row.message for row in connection.execute(query)}
+            return {
+                (row.gpu, row.cloud, row.data_center): RefusedPlace(row.refused_until, row.message)
+                for row in connection.execute(query)
+            }
 
     def forget_places(self) -> None:
         """Asks everywhere again."""

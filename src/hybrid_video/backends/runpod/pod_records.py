@@ -142,8 +142,20 @@ class GpuPrice(_Record):
     serverless: Money | None = None
 
 
+class GpuPlace(_Record):
+    """Stock of a GPU type in one data centre."""
+
+    id: str
+    availability: Availability = "UNKNOWN"
+
+    @field_validator("availability", mode="before")
+    @classmethod
+    def _known(cls, value: object) -> object:
+        return value if value in _LEVELS else "UNKNOWN"
+
+
 class GpuType(_Record):
-    """One entry of the catalogue."""
+    """One entry of the catalogue; `data_centers` is empty where the service does not list them."""
 
     id: str
     name: str = ""
@@ -152,11 +164,23 @@ class GpuType(_Record):
     community: bool = False
     price: GpuPrice = GpuPrice()
     availability: Availability = "UNKNOWN"
+    data_centers: tuple[GpuPlace, ...] = ()
 
     @field_validator("availability", mode="before")
     @classmethod
     def _known(cls, value: object) -> object:
         return value if value in _LEVELS else "UNKNOWN"
+
+    @field_validator("data_centers", mode="before")
+    @classmethod
+    def _list(cls, value: object) -> object:
+        return value or ()
+
+    def stock_in(self, data_center: str) -> Availability:
+        """Stock in one data centre; overall when none is named, UNKNOWN where nothing is said of it."""
+        if not data_center or not self.data_centers:
+            return self.availability
+        return next((place.availability for place in self.data_centers if place.id == data_center), "NONE")
 
 
 class PodBill(_Record):

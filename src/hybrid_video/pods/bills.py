@@ -1,0 +1,93 @@
+"""RunPod's bill beside the ledger: what a pod really cost is booked once the bill cannot change any more."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from datetime import datetime, timedelta
+from decimal import Decimal
+
+from hybrid_video.backends.runpod.pods import PodsClient
+from hybrid_video.ledger import Ledger
+from hybrid_video.models import Model, Usd, utc_now
+from hybrid_video.pods import accounting
+from hybrid_video.pods.accounting import NANO, Tariff
+from hybrid_video.pods.records import PodRecord
+from hybrid_video.pods.store import PodStore
+
+FINAL_AFTER_S = 900.0
+"""How long after a pod's end its bill counts as complete. How fresh RunPod's figures are is not documented; what it
+books of a pod comes every five minutes (docs.runpod.io/accounts-billing/billing)."""
+SETTLES_FOR = timedelta(days=7)
+"""So long after its end a pod's shares are corrected when a job on it settles late."""
+MOST_BUCKETS = 1000
+
+
+class PodBillLine(Model):
+    """One pod's bill. `difference_usd` is what RunPod asks beyond what was booked by our clock before."""
+
+    pod: str
+    pod_id: str
+    booked_usd: Usd
+    billed_usd: Usd
+    final: bool
+
+    @property
+    def difference_usd(self) -> Decimal:
+        """Positive: RunPod asks more."""
+        return self.billed_usd - self.booked_usd
+
+
+async def settle_bills(
+    client: PodsClient, ledger: Ledger, store: PodStore, tariff: Tariff, *, final_after_s: float = FINAL_AFTER_S
+) -> tuple[PodBillLine, ...]:
+    """Reads the bill of every pod that is gone and not reconciled; books a final one to the nano-dollar.
+
+    Raises:
+        BackendError: the bill cannot be had.
+    """
+    lines = []
+    for pod in await asyncio.to_thread(store.unreconciled):
+        line = await _settle(client, ledger, store, tariff, pod, final_after_s)
+        if line is not None:
+            lines.append(line)
+    await asyncio.to_thread(_correct_late, ledger, store, tariff)
+    return tuple(lines)
+
+
+async def _settle(
+    client: PodsClient, ledger: Ledger, store: PodStore, tariff: Tariff, pod: PodRecord, final_after_s: float
+) -> PodBillLine | None:
+    if pod.pod_id is None or pod.state != "closed":
+        return None
+    now = utc_now()
+    billed = await bill_of(client, pod, tariff, now)
+    ended_s = (now - (pod.closed_at or now)).total_seconds()
+    final = billed > 0 and ended_s * tariff.time_scale >= final_after_s
+    booked = tariff.cost(pod, now)
+    await asyncio.to_thread(store.billed, pod.name, billed, final=final)
+    if final:
+        await asyncio.to_thread(accounting.book, ledger, pod.name, billed)
+        if billed != booked:
+            await asyncio.to_thread(
+                store.note, pod.name, "billed", f"RunPod bills ${billed:f}; ${booked:f} was booked by our clock"
+            )
+    return PodBillLine(pod=pod.name, pod_id=pod.pod_id, booked_usd=booked, billed_usd=billed, final=final)
+
+
+async def bill_of(client: PodsClient, pod: PodRecord, tariff: Tariff, now: datetime) -> Decimal:
+    """Everything RunPod has billed for a pod so far."""
+    hours = (now - pod.intended_at).total_seconds() * tariff.time_scale / 3600
+    buckets = min(MOST_BUCKETS, math.ceil(hours) + 2)
+    bills = await client.pod_bills(pod_id=pod.pod_id or "", bucket="hour", last=buckets)
+    return sum((bill.total_amount for bill in bills), Decimal(0)).quantize(NANO)
+
+
+def _correct_late(ledger: Ledger, store: PodStore, tariff: Tariff) -> None:
+    """Jobs that settled after their pod had gone are no overhead any more."""
+    for pod in store.all(since=utc_now() - SETTLES_FOR):
+        if pod.state != "closed":
+            continue
+        cost = tariff.cost(pod)
+        if accounting.account(ledger, pod, cost).overhead_usd != pod.booked_usd:
+            accounting.book(ledger, pod.name, cost)
