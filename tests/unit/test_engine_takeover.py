@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from dataclasses import dataclass, field
+from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Literal
@@ -100,6 +101,24 @@ async def test_jobs_of_a_process_that_dies_are_taken_over_once_each(tmp_path: Pa
     await dying
     ledger.close()
     assert states == [AttemptState.SETTLED] * len(JOBS)
+    assert len(backend.sent) == len(JOBS)
+    assert set(backend.watched.values()) == {1}, backend.watched
+
+
+async def test_jobs_of_a_machine_that_died_are_taken_over_when_its_lease_ends(tmp_path: Path) -> None:
+    """Nobody here can see that a process with another home folder is gone; its lease of 30 s says it in the end."""
+    backend = WatchedBackend("gemini", usd="0.1", slots=6)
+    ledger, distant = Ledger.open(tmp_path / "ledger.sqlite3"), Owner(tmp_path / "another machine")
+    ledger.register(Batch(name="film", jobs=JOBS), out_dir=tmp_path / "out")
+    for job in JOBS:
+        accepted(ledger, distant, backend, job)
+    with ledger.raw().begin() as connection:
+        connection.execute(sa.update(schema.jobs).values(lease_until=utc_now() + timedelta(seconds=1)))
+    async with ran([backend], tmp_path, JOBS) as outcome:
+        assert outcome.report.completed == len(JOBS), outcome.report.errors
+        assert verify(outcome.ledger).ok
+    distant.close()
+    ledger.close()
     assert len(backend.sent) == len(JOBS)
     assert set(backend.watched.values()) == {1}, backend.watched
 

@@ -630,7 +630,7 @@ class BatchRun:
             row = rows[progress.shot.job.id]
             if row.state not in (JobState.ACTIVE, JobState.PENDING):
                 progress.elsewhere, progress.state = False, row.state
-            elif row.owner in (None, self._owner.id) or self._owner.is_dead(row.owner):
+            elif self._owner.may_take(row.owner, row.lease_until):
                 progress.elsewhere, progress.state, progress.attempts = False, JobState.ACTIVE, row.attempts
                 self._spawn(self._resume(), "")
                 return

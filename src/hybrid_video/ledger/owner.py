@@ -11,11 +11,13 @@ from __future__ import annotations
 import contextlib
 import socket
 import uuid
+from datetime import datetime
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from hybrid_video.installation import installation_id
+from hybrid_video.models import utc_now
 
 
 class Owner:
@@ -55,6 +57,14 @@ class Owner:
         """Whether another owner certainly lives. False when that cannot be told from here."""
         place, _, _name = owner.partition("/")
         return place == self.place and self._path(owner).exists() and not self.is_dead(owner)
+
+    def may_take(self, owner: str | None, lease_until: datetime | None) -> bool:
+        """Whether a job of this owner may be taken: it is nobody's or ours, or its owner is gone."""
+        if owner is None or owner == self.id:
+            return True
+        if self.is_alive(owner):
+            return False
+        return lease_until is None or lease_until < utc_now() or self.is_dead(owner)
 
     def _path(self, owner: str) -> Path:
         return self._folder / f"{owner.partition('/')[2]}.lock"

@@ -29,6 +29,7 @@ class JobRow:
     owner: str | None
     error_kind: str
     error_message: str
+    lease_until: datetime | None = None
     cancel_requested: bool = False
     registered_at: datetime | None = None
     """Since when it waits to be made: when it came, or came again after it had failed or was changed."""
@@ -51,6 +52,7 @@ def job_row(row: sa.Row[Any]) -> JobRow:
         owner=row.owner,
         error_kind=row.error_kind,
         error_message=row.error_message,
+        lease_until=row.lease_until,
         cancel_requested=row.cancel_requested_at is not None,
         registered_at=row.registered_at or row.updated_at,
     )

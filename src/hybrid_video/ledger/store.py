@@ -537,11 +537,9 @@ class Ledger:
 
     def _claim(self, row: sa.Row[Any], owner: Owner) -> dict[str, Any] | None:
         """The columns that make a job this process's; None while another live process drives it."""
-        now = utc_now()
-        mine = row.owner is None or row.owner == owner.id
-        if not mine and (owner.is_alive(row.owner) or not (row.lease_until < now or owner.is_dead(row.owner))):
+        if not owner.may_take(row.owner, row.lease_until):
             return None
-        return {"owner": owner.id, "lease_until": now + LEASE, "fence": row.fence + (row.owner != owner.id)}
+        return {"owner": owner.id, "lease_until": utc_now() + LEASE, "fence": row.fence + (row.owner != owner.id)}
 
     def _check_owner(self, connection: Connection, order: WorkOrder, owner: Owner) -> dict[str, Any]:
         row = self._job(connection, order.batch, order.job.id)
