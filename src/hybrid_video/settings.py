@@ -192,6 +192,11 @@ class PodPoolSettings(_Group):
     )
     billing: Literal["second", "hour"] = Field("second", description="How the provider bills a started pod.")
 
+    @property
+    def may_open(self) -> bool:
+        """Whether the product may open pods by itself: it knows what to run in them, and may have one."""
+        return bool(self.image or self.template_id) and self.max_pods > 0
+
     _split = field_validator("gpus", "clouds", "data_centers", mode="before")(_comma_separated)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from hybrid_video.backends.runpod import PodsClient
+from hybrid_video.backends.runpod import PodsClient, PodSpec
 from hybrid_video.emulators.faults import FaultPlan, FaultRule
 from hybrid_video.emulators.runpod import BootTimes, RunPodEmulator
 from hybrid_video.emulators.runpod.pods import PodStatus
@@ -21,6 +21,7 @@ from hybrid_video.emulators.server import RunningServer, ScaledClock, start_serv
 from hybrid_video.ledger import Ledger
 from hybrid_video.pods.pool import PodPool
 from hybrid_video.pods.records import PodRecord
+from hybrid_video.pods.store import PodStore
 from hybrid_video.pricing.catalog import PriceBook
 from hybrid_video.settings import PodPoolSettings, RoutingSettings, RunPodSettings, Settings, StorageSettings
 
@@ -45,7 +46,7 @@ class PodRig:
     pools: list[PodPool] = field(default_factory=list)
 
     @property
-    def store(self) -> Any:
+    def store(self) -> PodStore:
         """The pool's records."""
         return self.pool.store
 
@@ -87,14 +88,12 @@ class PodRig:
         """A pod's record as it is now."""
         found = self.store.get(name)
         assert found is not None
-        return found  # type: ignore[no-any-return]
+        return found
 
     async def foreign_pod(self, name: str) -> str:
         """A pod of somebody else on the same account; returns its id."""
         client = PodsClient.from_settings(self.settings.runpod)
         try:
-            from hybrid_video.backends.runpod import PodSpec  # noqa: PLC0415
-
             pod = await client.create(PodSpec(name=name, image="someone/else", gpu=GPU, ports=("8188/http",)))
         finally:
             await client.close()

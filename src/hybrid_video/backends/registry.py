@@ -34,7 +34,8 @@ BACKENDS: dict[str, Registration] = {
         "hybrid_video.backends.runpod:ServerlessBackend", lambda s: bool(s.runpod.api_key and s.runpod.endpoint_url)
     ),
     "runpod-pod": Registration(
-        "hybrid_video.backends.runpod:PodBackend", lambda s: bool(s.runpod.api_key and s.runpod.pod_ids)
+        "hybrid_video.backends.runpod:PodBackend",
+        lambda s: bool(s.runpod.api_key and (s.runpod.pod_ids or s.pods.may_open)),
     ),
     "gemini": Registration(
         "hybrid_video.backends.google:GeminiBackend",

@@ -101,8 +101,7 @@ class PodPool:
     @property
     def configured(self) -> bool:
         """Whether this installation may open pods: a key, an image or template, and a maximum above 0."""
-        pods = self._settings.pods
-        return bool(self._settings.runpod.api_key and (pods.image or pods.template_id) and pods.max_pods)
+        return self._settings.runpod.api_key is not None and self._settings.pods.may_open
 
     async def open(self, reason: str, *, batch: str = "", pods: PodPoolSettings | None = None) -> PodRecord:
         """Opens one pod at the cheapest place that has one; it is `starting`, or `creating` when the answer was lost.

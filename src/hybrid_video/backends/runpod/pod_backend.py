@@ -19,6 +19,7 @@ from hybrid_video.backends.comfyui.patience import Patience
 from hybrid_video.backends.comfyui.preflight import summary
 from hybrid_video.backends.comfyui.server import ComfyUIServer
 from hybrid_video.backends.runpod.pod_gate import prove_closed
+from hybrid_video.backends.runpod.pod_token import VARIABLE, pod_token
 from hybrid_video.backends.runpod.pods import KEY, PodsClient
 from hybrid_video.backends.runpod.transport import key_of
 from hybrid_video.errors import BackendError, ConfigurationError, FailureKind, InputError, TerminalError, TransientError
@@ -68,6 +69,7 @@ class PodBackend:
     tier = Tier.CLOUD
 
     def __init__(self, context: BackendContext, *, patience: Patience | None = None) -> None:
+        self._everything = context.settings
         self._settings = context.settings.runpod
         self._quoter = context.quoter
         self._patience = patience or Patience(
@@ -79,17 +81,21 @@ class PodBackend:
         self._places: dict[str, _Place] = {}
 
     async def start(self) -> None:
-        """Looks at every configured pod and proves that it is closed to strangers.
+        """Looks at every configured and attached pod and proves that it is closed to strangers.
+
+        Without any it has nothing to do where pods are opened when they pay: their lanes come with `attach`.
 
         Raises:
             ConfigurationError: no token, a wrong key, or a pod whose ComfyUI is open.
-            TransientError: no pod can be used now.
+            TransientError: none of the pods can be used now.
         """
         self._token()
         if not self._settings.pod_ids and not self._places:
+            if self._everything.pods.may_open:
+                return
             raise ConfigurationError(
-                "no pods are configured; set HYBRID_VIDEO_RUNPOD_POD_IDS to the ids of running pods, or start some "
-                "in the RunPod console"
+                "no pods are configured; set HYBRID_VIDEO_PODS_IMAGE so that pods are opened when they pay, or "
+                "HYBRID_VIDEO_RUNPOD_POD_IDS to the ids of running ones"
             )
         await self._look_at_all()
         if not self.lanes():
@@ -184,8 +190,10 @@ class PodBackend:
         places = list(self._places.values())
         usable = [place for place in places if not place.trouble]
         words = [place.trouble or f"pod {place.pod_id!r} answers on {self._gpu_of(place)}" for place in places]
-        detail = problem or "; ".join(words) or "no pods are configured"
-        healthy = bool(usable) and not problem
+        none_needed = not places and self._everything.pods.may_open
+        nothing = "no pod is open; one is opened when it pays" if none_needed else "no pods are configured"
+        detail = problem or "; ".join(words) or nothing
+        healthy = (bool(usable) or none_needed) and not problem
         return Health(
             backend=KEY,
             tier=self.tier,
@@ -262,7 +270,9 @@ class PodBackend:
             return CostEntry(amount_usd=amount, basis=f"the quote stands: {error.message}", source="quoted")
 
     def _token(self) -> str:
-        return key_of(self._settings.pod_token, "HYBRID_VIDEO_RUNPOD_POD_TOKEN")
+        if self._settings.pod_ids:  # their gates check what their owner gave them; no token of ours is made for them
+            return key_of(self._settings.pod_token, VARIABLE)
+        return pod_token(self._everything)
 
     def _pods(self) -> PodsClient:
         if self._client is None:
@@ -291,9 +301,10 @@ class PodBackend:
         return Lane(id=lane_id(place.pod_id), backend=KEY, tier=self.tier, gpu=self._gpu_of(place), ahead=1)
 
     def _gpus(self) -> list[str]:
-        """GPU types of the usable pods, or the configured one before any pod was seen."""
+        """GPU types of the usable pods, or the one that would be opened or is configured before any was seen."""
         seen = [self._gpu_of(place) for place in self._places.values() if not place.trouble]
-        return list(dict.fromkeys(seen)) or [self._settings.gpu]
+        first = self._everything.pods.gpus[:1] if self._everything.pods.may_open else ()
+        return list(dict.fromkeys(seen)) or [*first] or [self._settings.gpu]
 
     def _gpu_of(self, place: _Place) -> str:
         """RunPod's name of the GPU, under which prices are kept; else ComfyUI's or the configured one."""
