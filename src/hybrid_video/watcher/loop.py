@@ -206,7 +206,8 @@ class Watcher:
             self._scaling = Scaling(self._settings, self._ledger, self._pool, self._demands)
             self._care = PodCare(self._settings, self._ledger, self._pool, self._token)
             duties += [
-                Duty("pods", self._scaling.tick_s, self._tick),
+                Duty("pods", self._scaling.tick_s, self._scale),
+                Duty("tending pods", self._scaling.tick_s, self._tend),
                 Duty("sick pods", self._care.pause_s, self._look_after),
                 Duty("reconciling", max(5.0, RECONCILE_S / scale), self._reconcile),
             ]
@@ -269,16 +270,17 @@ class Watcher:
             log.warning("another process has taken the watcher's place; standing by")
             self._ending.set()
 
-    async def _tick(self) -> None:
-        assert self._pool is not None and self._scaling is not None  # noqa: S101, PT018 - set with the duty
-        try:
-            async with asyncio.timeout(TICK_TIMEOUT_S):
-                await self._pool.tick()
-        finally:
-            done = await self._scaling.round()
-            if done is not None:
-                self._announce(done.opened, done.closed, done.reason, done.failed)
-                await self._renew()
+    async def _scale(self) -> None:
+        assert self._scaling is not None  # noqa: S101 - set with the duty
+        done = await self._scaling.round()
+        if done is not None:
+            self._announce(done.opened, done.closed, done.reason, done.failed)
+            await self._renew()
+
+    async def _tend(self) -> None:
+        assert self._pool is not None  # noqa: S101 - set with the duty
+        async with asyncio.timeout(TICK_TIMEOUT_S):
+            await self._pool.tick()
 
     async def _look_after(self) -> None:
         assert self._care is not None  # noqa: S101 - set with the duty
