@@ -6,6 +6,7 @@ The planner does the arithmetic, the same one that `plan` and the dispatcher use
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -13,12 +14,25 @@ from typing import Literal
 
 from hybrid_video import planner
 from hybrid_video.advice import advise
+from hybrid_video.backends.registry import BACKENDS
 from hybrid_video.errors import InputError
-from hybrid_video.estimates import GOOGLE_MODEL, resources, tier_quote
-from hybrid_video.models import MAX_BUDGET_USD, MAX_DEADLINE_S, MAX_JOBS, Quote, Tier, VideoJob
+from hybrid_video.estimates import GOOGLE_MODEL, default_slots, resources, tier_quote
+from hybrid_video.models import (
+    AUTO_WORKFLOW,
+    MAX_BUDGET_USD,
+    MAX_DEADLINE_S,
+    MAX_JOBS,
+    Batch,
+    EffectivePreferences,
+    Quote,
+    Tier,
+    VideoJob,
+)
 from hybrid_video.planner import Plan, Resource
 from hybrid_video.pricing.quoting import Quoter
 from hybrid_video.settings import Settings
+from hybrid_video.views.backends import TIER_OF
+from hybrid_video.workflows import template_names
 
 MOST_POINTS = 240
 MOST_SLOTS = 10_000
@@ -211,3 +225,65 @@ def _chosen(
         within = planner.within_budget(pool, inquiry.jobs, budget)
         return (within, "") if within is not None else (points[-1], "budget")
     return planner.balanced(pool, inquiry.jobs, value_of_time_usd_per_h), ""
+
+
+@dataclass(frozen=True)
+class BatchEstimate:
+    """What a batch would come to on what is configured; `plan` is None where nothing configured may take it."""
+
+    plan: Plan | None
+    missed: Missed
+    pool: tuple[Resource, ...]
+    all_gemini: Plan
+
+
+def estimate(batch: Batch, settings: Settings, quoter: Quoter) -> BatchEstimate:
+    """Cost and duration of a batch from mean quotes of the tiers that are configured and permitted. Asks nobody.
+
+    Args:
+        settings: with stored preferences applied.
+
+    Raises:
+        ConfigurationError: a tier's price is not known.
+    """
+    wishes = EffectivePreferences.fold(batch.preferences, settings.routing.preferences)
+    shapes = {(job.width, job.height, job.fps, job.duration_s, job.workflow): job for job in batch.jobs}
+    counts = Counter((job.width, job.height, job.fps, job.duration_s, job.workflow) for job in batch.jobs)
+    quotes: dict[Tier, list[Quote]] = {}
+    for tier in Tier:
+        made = {shape: tier_quote(quoter, settings, tier, _priced(job)) for shape, job in shapes.items()}
+        quotes[tier] = [made[shape] for shape, count in counts.items() for _ in range(count)]
+    google = resources({Tier.GEMINI: quotes[Tier.GEMINI]}, {Tier.GEMINI: settings.gemini.max_concurrent})[0]
+    usable = [tier for tier in configured_tiers(settings) if wishes.permits(tier)]
+    if wishes.backend != "auto" and Tier(wishes.backend) in usable:
+        usable = [Tier(wishes.backend)]
+    limit = wishes.max_cost_usd
+    allowed = {
+        tier: mine
+        for tier in usable
+        if (mine := [quote for quote in quotes[tier] if limit is None or quote.amount_usd <= limit])
+    }
+    pool = resources(allowed, default_slots(settings))
+    all_gemini = planner.all_on(google, len(batch.jobs))
+    if not pool:
+        return BatchEstimate(None, "", (), all_gemini)
+    inquiry = Inquiry(
+        jobs=len(batch.jobs),
+        slots=default_slots(settings),
+        deadline_s=batch.deadline_s,
+        budget_usd=batch.budget_usd,
+    )
+    points = thinned_frontier(pool, len(batch.jobs))
+    plan, missed = _chosen(inquiry, pool, points, settings.routing.value_of_time_usd_per_h)
+    return BatchEstimate(plan, missed, tuple(pool), all_gemini)
+
+
+def configured_tiers(settings: Settings) -> list[Tier]:
+    """The tiers that have at least one configured backend."""
+    keys = [key for key, entry in BACKENDS.items() if entry.is_configured(settings)]
+    return [tier for tier in Tier if any(TIER_OF.get(key) is tier for key in keys)]
+
+
+def _priced(job: VideoJob) -> VideoJob:
+    """A user's own workflow has no published time; the usual one stands in for it."""
+    return job if job.workflow in (AUTO_WORKFLOW, *template_names()) else job.model_copy(update={"workflow": "auto"})

@@ -1,0 +1,238 @@
+"""Charts. Each takes a frame with fixed columns and gives an Altair chart in the language of the page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import altair as alt
+import pandas as pd
+
+from dashboard_parts.look import REST_COLOUR, colours
+from hybrid_video.calculating import Calculation
+from hybrid_video.planner import Plan
+from hybrid_video.wording import Words
+
+alt.data_transformers.disable_max_rows()
+HEIGHT = 280
+DOLLARS = "$,.2f"
+
+
+def spend_by_day(
+    frame: pd.DataFrame, w: Words, *, known: Mapping[str, str] | None = None, height: int = HEIGHT
+) -> alt.Chart:
+    """Stacked bars. Columns: day, name, cost_usd, clips.
+
+    Args:
+        known: what a shown name stands for, so that a translated tier keeps its colour.
+    """
+    names = _by_sum(frame, "name", "cost_usd")
+    return (
+        alt.Chart(frame)
+        .mark_bar(cornerRadiusEnd=2)
+        .encode(
+            x=alt.X("day:T", title=None, axis=alt.Axis(format="%d %b", labelOverlap=True, tickCount=10, grid=False)),
+            y=alt.Y("cost_usd:Q", title=None, axis=alt.Axis(format="$,.6~g", tickCount=5)),
+            color=_scale(names, known=known),
+            order=alt.Order("sum(cost_usd):Q", sort="descending"),
+            tooltip=[
+                alt.Tooltip("day:T", title=w("chart.day"), format="%Y-%m-%d"),
+                alt.Tooltip("name:N", title=w("chart.name")),
+                alt.Tooltip("cost_usd:Q", title=w("chart.spend"), format="$,.4f"),
+                alt.Tooltip("clips:Q", title=w("chart.clips"), format=",d"),
+            ],
+        )
+        .properties(height=height)
+    )
+
+
+def quoted_against_actual(frame: pd.DataFrame, w: Words) -> alt.LayerChart:
+    """Two lines. Columns: day, quoted_usd, cost_usd."""
+    long = frame.melt("day", ["quoted_usd", "cost_usd"], "kind", "usd")
+    long["kind"] = long["kind"].map({"quoted_usd": w("chart.quoted"), "cost_usd": w("chart.actual")})
+    base = alt.Chart(long).encode(
+        x=alt.X("day:T", title=None, axis=alt.Axis(format="%d %b", tickCount=8, grid=False)),
+        y=alt.Y("usd:Q", title=None, axis=alt.Axis(format="$,.6~g", tickCount=5)),
+        color=alt.Color(
+            "kind:N",
+            title=None,
+            scale=alt.Scale(domain=[w("chart.quoted"), w("chart.actual")], range=[REST_COLOUR, "#4f8ef7"]),
+            legend=alt.Legend(orient="top"),
+        ),
+        strokeDash=alt.StrokeDash(
+            "kind:N",
+            legend=None,
+            scale=alt.Scale(domain=[w("chart.quoted"), w("chart.actual")], range=[[5, 4], [1, 0]]),
+        ),
+        tooltip=[
+            alt.Tooltip("day:T", title=w("chart.day"), format="%Y-%m-%d"),
+            alt.Tooltip("kind:N", title=w("chart.name")),
+            alt.Tooltip("usd:Q", title=w("chart.spend"), format="$,.4f"),
+        ],
+    )
+    return (base.mark_line(strokeWidth=2) + base.mark_point(size=16, filled=True)).properties(height=HEIGHT)
+
+
+def latency(frame: pd.DataFrame, w: Words) -> alt.LayerChart:
+    """A range from P50 to P99 with its three marks per backend. Columns: backend, p50_s, p95_s, p99_s, clips."""
+    shades = _scale(list(frame["backend"]), "backend", legend=False)
+    y = alt.Y("backend:N", title=None, sort=None, axis=alt.Axis(grid=False))
+    tooltip = [
+        alt.Tooltip("backend:N", title=w("chart.backend")),
+        alt.Tooltip("p50_s:Q", title="P50 (s)", format=",.1f"),
+        alt.Tooltip("p95_s:Q", title="P95 (s)", format=",.1f"),
+        alt.Tooltip("p99_s:Q", title="P99 (s)", format=",.1f"),
+        alt.Tooltip("clips:Q", title=w("chart.clips"), format=",d"),
+    ]
+    span = (
+        alt.Chart(frame)
+        .mark_rule(strokeWidth=6, opacity=0.3)
+        .encode(x=alt.X("p50_s:Q", title=w("chart.seconds")), x2="p99_s:Q", y=y, color=shades, tooltip=tooltip)
+    )
+    long = frame.melt(["backend", "clips"], ["p50_s", "p95_s", "p99_s"], "percentile", "seconds")
+    long["percentile"] = long["percentile"].str.removesuffix("_s").str.upper()
+    marks = (
+        alt.Chart(long)
+        .mark_point(filled=True, size=110, opacity=1)
+        .encode(
+            x=alt.X("seconds:Q"),
+            y=y,
+            color=shades,
+            shape=alt.Shape("percentile:N", title=None, legend=alt.Legend(orient="top")),
+            tooltip=[
+                alt.Tooltip("backend:N", title=w("chart.backend")),
+                alt.Tooltip("percentile:N", title=w("chart.name")),
+                alt.Tooltip("seconds:Q", title=w("chart.seconds"), format=",.1f"),
+            ],
+        )
+    )
+    return (span + marks).properties(height=max(120, 46 * len(frame) + 40))
+
+
+def bars(
+    frame: pd.DataFrame, *, name: str, value: str, colour_by: str, value_title: str, value_format: str = ",d"
+) -> alt.Chart:
+    """Horizontal stacked bars, the longest first."""
+    order = _by_sum(frame, name, value)
+    return (
+        alt.Chart(frame)
+        .mark_bar(cornerRadiusEnd=3, height={"band": 0.68})
+        .encode(
+            x=alt.X(f"{value}:Q", title=None, axis=alt.Axis(format=value_format, tickCount=5)),
+            y=alt.Y(f"{name}:N", title=None, sort=order, axis=alt.Axis(labelLimit=180, grid=False)),
+            color=_scale(sorted(set(frame[colour_by])), colour_by),
+            tooltip=[
+                alt.Tooltip(f"{name}:N", title=" "),
+                alt.Tooltip(f"{colour_by}:N", title=" "),
+                alt.Tooltip(f"{value}:Q", title=value_title, format=value_format),
+            ],
+        )
+        .properties(height=max(120, 34 * len(order) + 50))
+    )
+
+
+def busy(frame: pd.DataFrame, w: Words) -> alt.Chart:
+    """Share of the day that each backend's GPUs worked. Columns: day, backend, lanes, busy_h, share."""
+    return (
+        alt.Chart(frame)
+        .mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=18))
+        .encode(
+            x=alt.X("day:T", title=None, axis=alt.Axis(format="%d %b", tickCount=8, grid=False)),
+            y=alt.Y("share:Q", title=None, axis=alt.Axis(format="~%", tickCount=5)),
+            color=_scale(sorted(set(frame["backend"])), "backend"),
+            tooltip=[
+                alt.Tooltip("day:T", title=w("chart.day"), format="%Y-%m-%d"),
+                alt.Tooltip("backend:N", title=w("chart.backend")),
+                alt.Tooltip("busy_h:Q", title=w("chart.busy_hours"), format=",.2f"),
+                alt.Tooltip("lanes:Q", title=w("chart.lanes"), format=",d"),
+                alt.Tooltip("share:Q", title=w("chart.share"), format=".1%"),
+            ],
+        )
+        .properties(height=HEIGHT)
+    )
+
+
+def frontier(found: Calculation, w: Words) -> alt.LayerChart:
+    """Cost against time, with the chosen plan, the kink and Google alone marked and named."""
+    unit, divisor = _time_unit(max(found.cheapest.duration_s, found.all_gemini.duration_s))
+    line = pd.DataFrame([_point(plan, divisor, w) for plan in found.frontier])
+    marked = pd.DataFrame(
+        [
+            {**_point(plan, divisor, w), "what": what}
+            for what, plan in (
+                (w("calculator.mark_gemini"), found.all_gemini),
+                (w("calculator.mark_kink"), found.kink),
+                (w("calculator.mark_chosen"), found.chosen),
+            )
+        ]
+    )
+    x = alt.X("time:Q", title=w(f"chart.time_{unit}"), scale=alt.Scale(zero=True, nice=True))
+    y = alt.Y("usd:Q", title=None, axis=alt.Axis(format="$,.6~g", tickCount=6))
+    tooltip = [
+        alt.Tooltip("said_time:N", title=w("chart.time")),
+        alt.Tooltip("said_usd:N", title=w("chart.cost")),
+        alt.Tooltip("split:N", title=w("chart.split")),
+    ]
+    area = alt.Chart(line).mark_area(interpolate="step-after", opacity=0.1, color="#6366f1").encode(x=x, y=y)
+    curve = (
+        alt.Chart(line)
+        .mark_line(interpolate="step-after", strokeWidth=2.5, color="#6366f1")
+        .encode(x=x, y=y, tooltip=tooltip)
+    )
+    hover = alt.Chart(line).mark_circle(size=140, opacity=0.001).encode(x=x, y=y, tooltip=tooltip)
+    names = [w("calculator.mark_chosen"), w("calculator.mark_kink"), w("calculator.mark_gemini")]
+    points = (
+        alt.Chart(marked)
+        .mark_point(filled=True, size=190, opacity=1, stroke="white", strokeWidth=1.5)
+        .encode(
+            x=x,
+            y=y,
+            color=alt.Color(
+                "what:N",
+                title=None,
+                scale=alt.Scale(domain=names, range=["#4f46e5", "#db2777", "#d97706"]),
+                legend=alt.Legend(orient="top", symbolOpacity=1),
+            ),
+            shape=alt.Shape("what:N", title=None, scale=alt.Scale(domain=names, range=["circle", "diamond", "square"])),
+            tooltip=[alt.Tooltip("what:N", title=" "), *tooltip],
+        )
+    )
+    return (area + curve + hover + points).properties(height=360)
+
+
+def split_text(plan: Plan, w: Words) -> str:
+    """A split in words: `54 local, 45 cloud`."""
+    used = [f"{w.amounts.count(count)} {w.known('tier', tier)}" for tier, count in plan.split.items() if count]
+    return ", ".join(used)
+
+
+def _point(plan: Plan, divisor: float, w: Words) -> dict[str, Any]:
+    return {
+        "time": plan.duration_s / divisor,
+        "usd": float(plan.cost_usd),
+        "said_time": w.amounts.duration(plan.duration_s),
+        "said_usd": w.amounts.usd(plan.cost_usd),
+        "split": split_text(plan, w),
+    }
+
+
+def _time_unit(longest_s: float) -> tuple[str, float]:
+    if longest_s < 300:
+        return "s", 1.0
+    return ("min", 60.0) if longest_s < 3 * 3600 else ("h", 3600.0)
+
+
+def _by_sum(frame: pd.DataFrame, name: str, value: str) -> list[str]:
+    return list(frame.groupby(name)[value].sum().sort_values(ascending=False).index)
+
+
+def _scale(
+    names: Sequence[str], field: str = "name", *, legend: bool = True, known: Mapping[str, str] | None = None
+) -> alt.Color:
+    hues = colours([(known or {}).get(name, name) for name in names])
+    return alt.Color(
+        f"{field}:N",
+        title=None,
+        scale=alt.Scale(domain=list(names), range=hues),
+        legend=alt.Legend(orient="top", columns=4, labelLimit=170) if legend else None,
+    )
