@@ -48,8 +48,9 @@ _PASSED_ON_BEGINNINGS = ("NVIDIA_", "CUDA_", "PYTORCH_", "TORCH_", "OMP_", "MKL_
 
 
 def log(event: str, **facts: object) -> None:
-    """One JSON line on standard output."""
-    print(json.dumps({"who": "keeper", "event": event, **facts}), flush=True)
+    """One JSON line on standard output, in one piece: keeper, gate and ComfyUI write to the same place."""
+    sys.stdout.write(json.dumps({"who": "keeper", "event": event, **facts}) + "\n")
+    sys.stdout.flush()
 
 
 @dataclass(frozen=True)
@@ -110,11 +111,13 @@ def _lease_s(text: str) -> float | None:
 class Child:
     """A program that is started again when it ends, with growing pauses, and not for ever."""
 
-    def __init__(self, name: str, command: list[str], environment: dict[str, str], user: str) -> None:
+    def __init__(
+        self, name: str, command: list[str], environment: dict[str, str], *, user: str, pause_s: float
+    ) -> None:
         self.name = name
         self.process: subprocess.Popen[bytes] | None = None
         self.restarts = 0
-        self._command, self._environment, self._user = command, environment, user
+        self._command, self._environment, self._user, self._pause_s = command, environment, user, pause_s
         self._crashes: deque[float] = deque(maxlen=CRASHES)
         self._start_at = 0.0
 
@@ -174,7 +177,7 @@ class Child:
     def _crashed(self, how: str) -> None:
         self.process = None
         self._crashes.append(time.monotonic())
-        pause_s = min(30.0, 2.0 ** (len(self._crashes) - 1))
+        pause_s = min(30.0, self._pause_s * 2.0 ** (len(self._crashes) - 1))
         self._start_at = time.monotonic() + pause_s
         self.restarts += 1
         log("crashed", program=self.name, how=how, again_in_s=pause_s)
@@ -189,8 +192,16 @@ class Keeper:
         file = Path(options.state_dir) / "lease.json"
         self.lease = Lease(identity.lease_s, pod_id=identity.terminator.pod_id, file=file) if identity.lease_s else None
         clean = {k: v for k, v in environment.items() if k in _PASSED_ON or k.startswith(_PASSED_ON_BEGINNINGS)}
-        self._comfyui = Child("comfyui", options.command, clean, options.comfyui_user)
-        self._gate = Child("gate", self._gate_command(), self._gate_environment(clean), options.gate_user)
+        self._comfyui = Child(
+            "comfyui", options.command, clean, user=options.comfyui_user, pause_s=options.crash_pause_s
+        )
+        self._gate = Child(
+            "gate",
+            self._gate_command(),
+            self._gate_environment(clean),
+            user=options.gate_user,
+            pause_s=options.crash_pause_s,
+        )
         self._ready = False
         self._began = time.monotonic()
         self._stopping = threading.Event()
@@ -243,6 +254,7 @@ class Keeper:
                 return self.lease.ended_because or f"nobody has renewed the lease of {self.lease.lease_s:g} s"
             for child in (self._gate, self._comfyui):
                 child.look()
+                self._ready = self._ready and self._comfyui.process is not None
                 if child.hopeless:
                     return f"{child.name} has crashed {CRASHES} times within {CRASHES_WITHIN_S:g} s"
         return ""
@@ -263,7 +275,7 @@ class Keeper:
             connection = http.client.HTTPConnection("127.0.0.1", self._options.comfyui_port, timeout=5)
             try:
                 connection.request("GET", "/system_stats")
-                self._ready = connection.getresponse().status == 200
+                self._ready = connection.getresponse().status == 200 and self._comfyui.process is not None
             except (OSError, http.client.HTTPException):
                 self._ready = False
             finally:
@@ -347,9 +359,9 @@ def ask(run_dir: str) -> int:
             connection.sendall(b'{"do": "status"}\n')
             status = json.loads(connection.makefile().readline())
     except (OSError, ValueError) as error:
-        print(json.dumps({"ready": False, "error": type(error).__name__}))
+        sys.stdout.write(json.dumps({"ready": False, "error": type(error).__name__}) + "\n")
         return 1
-    print(json.dumps(status))
+    sys.stdout.write(json.dumps(status) + "\n")
     return 0 if status.get("ready") else 1
 
 
@@ -363,6 +375,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--gate-user", default="", help="user the gate runs as")
     parser.add_argument("--comfyui-port", type=int, default=8189, help="loopback port of ComfyUI")
     parser.add_argument("--comfyui-user", default="", help="user ComfyUI runs as")
+    parser.add_argument("--crash-pause-s", type=float, default=1.0, help="first pause after a crash; it doubles")
     parser.add_argument("--give-up-s", type=float, default=GIVE_UP_S, help="how long RunPod is asked to end the pod")
     parser.add_argument("--health", action="store_true", help="ask a running keeper and exit")
     parser.add_argument("command", nargs="*", help="how ComfyUI is started, after --")

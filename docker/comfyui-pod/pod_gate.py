@@ -58,8 +58,9 @@ FIXED = {"Cache-Control": "private, no-store", "X-Content-Type-Options": "nosnif
 
 
 def log(event: str, **facts: object) -> None:
-    """One JSON line on standard output."""
-    print(json.dumps({"who": "gate", "event": event, **facts}), flush=True)
+    """One JSON line on standard output, in one piece: keeper, gate and ComfyUI write to the same place."""
+    sys.stdout.write(json.dumps({"who": "gate", "event": event, **facts}) + "\n")
+    sys.stdout.flush()
 
 
 class Gate:
@@ -101,7 +102,7 @@ class Gate:
         except RefusedError as refusal:
             allow = {"Allow": ", ".join(sorted(refusal.allow))} if refusal.allow else {}
             response = _closing(_answer(refusal.status, refusal.message, allow))
-        if request.method != "GET" or response.status >= 400:
+        if request.method != "GET" or (response.status >= 400 and name != "health"):
             took_ms = round((time.monotonic() - began) * 1000)
             log("request", method=request.method[:8], route=name, status=response.status, took_ms=took_ms)
         return response

@@ -129,10 +129,24 @@ class Pod:
         eventually(lambda: self.http.get("/health").status_code == 200, self.program)
 
 
+_EMULATOR = """
+import asyncio, sys
+from hybrid_video.emulators.comfyui import ComfyUIEmulator
+from hybrid_video.emulators.faults import FaultPlan
+from hybrid_video.emulators.server import ScaledClock, start_server
+
+async def main():
+    emulator = ComfyUIEmulator(clock=ScaledClock(20), faults=FaultPlan(), service_s=10.0, jitter=0.0)
+    await start_server(emulator.app(), int(sys.argv[1]))
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
 def emulator_command(port: int) -> tuple[str, ...]:
     """A ComfyUI emulator as a program of its own, twenty times faster than real."""
-    options = ("--comfyui", str(port), "--time-scale", "20", "--service", "local=10")
-    return (sys.executable, "-m", "hybrid_video", "emulate", *options)
+    return (sys.executable, "-c", _EMULATOR, str(port))
 
 
 @contextlib.contextmanager
