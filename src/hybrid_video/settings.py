@@ -6,14 +6,22 @@ One group per backend. Secrets are `SecretStr` and are registered for redaction 
 
 from __future__ import annotations
 
+import os
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 import platformdirs
+from dotenv import dotenv_values
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from hybrid_video import redaction
 from hybrid_video.errors import ConfigurationError
@@ -43,6 +51,16 @@ def _http_url(value: str) -> str:
     return value.rstrip("/")
 
 
+def settings_file() -> Path:
+    """`<home>/settings.env`, written by the installer; read below `.env`, which is read below the environment."""
+    home = os.environ.get("HYBRID_VIDEO_HOME") or dotenv_values(".env").get("HYBRID_VIDEO_HOME")
+    return (Path(home) if home else _default_home()) / "settings.env"
+
+
+def _default_home() -> Path:
+    return Path(platformdirs.user_data_dir("hybrid-video", appauthor=False))
+
+
 def _comma_separated(value: Any) -> Any:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
@@ -56,6 +74,19 @@ class _Group(BaseSettings):
         populate_by_name=True,
         allow_inf_nan=False,
     )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The usual order, and below it what an installation left in `settings.env`."""
+        installed = DotEnvSettingsSource(settings_cls, env_file=settings_file())
+        return init_settings, env_settings, dotenv_settings, file_secret_settings, installed
 
     def model_post_init(self, _context: Any) -> None:
         for name in type(self).model_fields:
@@ -326,7 +357,7 @@ class StorageSettings(_Group):
     model_config = SettingsConfigDict(env_prefix="HYBRID_VIDEO_")
 
     home: Path = Field(
-        default_factory=lambda: Path(platformdirs.user_data_dir("hybrid-video", appauthor=False)),
+        default_factory=_default_home,
         description="Folder of the ledger, history and logs.",
     )
     out: Path | None = Field(None, description="Folder for finished clips; <home>/clips when not set.")

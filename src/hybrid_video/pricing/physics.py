@@ -85,3 +85,9 @@ def _models() -> dict[str, TransformerSize]:
 def _data() -> dict[str, list[dict[str, object]]]:
     text = resources.files(__package__).joinpath("data/timings/physics.toml").read_text(encoding="utf-8")
     return tomllib.loads(text)
+
+
+def peak_tflops(gpu: str) -> float | None:
+    """The peak rate of a card, None where it is not known."""
+    card = _gpus().get(gpu)
+    return card.peak_tflops if card else None
