@@ -6,11 +6,11 @@ COPY --from=ghcr.io/astral-sh/uv:0.13.9 /uv /usr/local/bin/uv
 ENV UV_COMPILE_BYTECODE=1 UV_LINK_MODE=copy UV_PYTHON_DOWNLOADS=never
 WORKDIR /opt/hybrid-video
 COPY pyproject.toml uv.lock README.md LICENSE prefect.yaml ./
-RUN uv sync --frozen --no-dev --no-install-project
+RUN uv sync --frozen --no-dev --extra studio --no-install-project
 COPY src src
 COPY flows flows
 COPY tasks tasks
-RUN uv sync --frozen --no-dev
+RUN uv sync --frozen --no-dev --extra studio
 
 FROM python:3.11-slim-bookworm
 RUN useradd --create-home --uid 1000 hybrid && install -d -o hybrid /data
