@@ -36,7 +36,10 @@ def verify(json_output: JsonOption = False) -> int:
     with opened(Settings.load()) as (ledger, _history):
         report = verify_ledger(ledger)
     table = Table(title="Ledger", title_justify="left", show_header=False)
-    for name in ("batches", "jobs", "attempts", "settled_usd", "reserved_usd", "uncertain", "orphans", "duplicates"):
+    names = ["batches", "jobs", "attempts", "settled_usd", "reserved_usd", "uncertain", "orphans", "duplicates"]
+    if report.pods:
+        names += ["pods", "pods_alive", "pod_overhead_usd", "pod_billed_usd", "pod_difference_usd"]
+    for name in names:
         value = getattr(report, name)
         table.add_row(name, f"${money(value)}" if name.endswith("_usd") else str(value))
     console.print(table)
@@ -48,7 +51,7 @@ def verify(json_output: JsonOption = False) -> int:
     console.print("[green]every balance agrees[/]" if report.ok else "[red]the ledger contradicts itself[/]")
     if json_output:
         data = report.model_dump(mode="json")
-        data |= {"settled_usd": money(report.settled_usd), "reserved_usd": money(report.reserved_usd)}
+        data |= {name: money(getattr(report, name)) for name in data if name.endswith("_usd")}
         print_json(data)
     return 0 if report.ok else 1
 

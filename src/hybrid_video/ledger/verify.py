@@ -1,30 +1,23 @@
-"""Recomputes every balance from the attempts and reports every contradiction."""
+"""Recomputes every balance from the attempts and the pods, and reports every contradiction."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import sqlalchemy as sa
 from pydantic import Field
 
 from hybrid_video.ledger import schema as t
+from hybrid_video.ledger.findings import Finding
+from hybrid_video.ledger.pod_checks import POD_ENDS, pod_bills, pod_findings, pod_scopes
 from hybrid_video.ledger.states import OPEN
 from hybrid_video.ledger.store import Ledger
 from hybrid_video.models import AttemptState, Clip, JobState, Model, Usd
 
 Row = sa.Row[Any]
-
-
-class Finding(Model):
-    """One contradiction, or one thing a person should know."""
-
-    kind: Literal["balance", "orphan", "duplicate", "missing_clip", "uncertain", "cap"]
-    subject: str
-    message: str
-    serious: bool = True
 
 
 class VerifyReport(Model):
@@ -39,6 +32,15 @@ class VerifyReport(Model):
     uncertain: int
     orphans: int = Field(description="Open attempts whose job is finished, or whose job is not known.")
     duplicates: int = Field(description="Jobs with more than one settled attempt since their text last changed.")
+    pods: int = 0
+    pods_alive: int = Field(0, description="Pods that may cost money now.")
+    pod_overhead_usd: Usd = Field(
+        Decimal(0), description="What pods cost beyond the jobs on them: part of settled_usd."
+    )
+    pod_billed_usd: Usd = Field(Decimal(0), description="RunPod's bill for the pods that are reconciled with it.")
+    pod_difference_usd: Usd = Field(
+        Decimal(0), description="That bill minus what jobs and overhead of these pods came to; 0 to the cent."
+    )
     findings: tuple[Finding, ...]
 
 
@@ -49,8 +51,13 @@ def verify(ledger: Ledger) -> VerifyReport:
         jobs = {(row.batch, row.job): row for row in connection.execute(sa.select(t.jobs))}
         batches = {row.name: row for row in connection.execute(sa.select(t.batches))}
         balances = {row.scope: row for row in connection.execute(sa.select(t.balances))}
+        pods = list(connection.execute(sa.select(t.pods).order_by(t.pods.c.intended_at)))
+        shares = list(connection.execute(sa.select(t.pod_shares)))
+    overhead = sum((row.amount_usd for row in shares), Decimal(0))
+    billed, difference = pod_bills(pods, shares, attempts)
     findings = [
-        *_balances(attempts, balances),
+        *_balances(attempts, pods, shares, balances),
+        *pod_findings(pods, shares, attempts),
         *_orphans(attempts, jobs),
         *_duplicates(attempts),
         *_uncertain(attempts),
@@ -63,16 +70,21 @@ def verify(ledger: Ledger) -> VerifyReport:
         batches=len(batches),
         jobs=len(jobs),
         attempts=len(attempts),
-        settled_usd=sum((row.cost_usd or Decimal(0) for row in attempts), Decimal(0)),
-        reserved_usd=sum((row.reserved_usd for row in attempts), Decimal(0)),
+        settled_usd=sum((row.cost_usd or Decimal(0) for row in attempts), overhead),
+        reserved_usd=sum((row.reserved_usd for row in (*attempts, *pods)), Decimal(0)),
         uncertain=kinds.count("uncertain"),
         orphans=kinds.count("orphan"),
         duplicates=kinds.count("duplicate"),
+        pods=len(pods),
+        pods_alive=sum(row.state not in POD_ENDS for row in pods),
+        pod_overhead_usd=overhead,
+        pod_billed_usd=billed,
+        pod_difference_usd=difference,
         findings=tuple(findings),
     )
 
 
-def _balances(attempts: list[Row], balances: dict[str, Row]) -> list[Finding]:
+def _balances(attempts: list[Row], pods: list[Row], shares: list[Row], balances: dict[str, Row]) -> list[Finding]:
     expected: dict[str, list[Decimal]] = defaultdict(lambda: [Decimal(0), Decimal(0)])
     for row in attempts:
         for scope in (
@@ -85,6 +97,12 @@ def _balances(attempts: list[Row], balances: dict[str, Row]) -> list[Finding]:
         ):
             expected[scope][0] += row.cost_usd or Decimal(0)
             expected[scope][1] += row.reserved_usd
+    for row in pods:
+        for scope in pod_scopes(row.day, row.batch):
+            expected[scope][1] += row.reserved_usd
+    for row in shares:
+        for scope in pod_scopes(row.day, row.batch):
+            expected[scope][0] += row.amount_usd
     findings = []
     for scope in sorted(expected.keys() | balances.keys()):
         kept = balances.get(scope)
@@ -94,7 +112,7 @@ def _balances(attempts: list[Row], balances: dict[str, Row]) -> list[Finding]:
                 Finding(
                     kind="balance",
                     subject=scope,
-                    message=f"stored ${stored[0]} settled and ${stored[1]} reserved, the attempts come to "
+                    message=f"stored ${stored[0]} settled and ${stored[1]} reserved, attempts and pods come to "
                     f"${expected[scope][0]} and ${expected[scope][1]}",
                 )
             )
