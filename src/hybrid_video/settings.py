@@ -423,6 +423,12 @@ class ApiSettings(_Group):
         120, ge=1, le=1_000_000, description="Requests a minute that change something, per caller."
     )
     max_body_mb: int = Field(50, ge=1, le=2000, description="Largest request body in MB (10^6 bytes).")
+    max_runs: int = Field(
+        4,
+        ge=1,
+        le=100,
+        description="Batches run at once in processes of their own, where no Prefect server queues them.",
+    )
     max_clients: int = Field(200, ge=1, le=10_000, description="Requests handled at once; more are refused with 503.")
 
     _split = field_validator("origins", "hosts", mode="before")(_comma_separated)

@@ -164,6 +164,19 @@ def stop(submission: Submission) -> bool:
     return True
 
 
+def uses_prefect() -> bool:
+    """Whether a batch submitted now would be run by a Prefect server."""
+    return bool(_prefect(None))
+
+
+def running_processes(settings: Settings) -> int:
+    """How many batches are being run in processes of their own."""
+    return sum(
+        known.via == "process" and _process_status(Path(known.folder)).state in ("starting", "running")
+        for known in submissions(settings)
+    )
+
+
 def log_tail(submission: Submission, *, lines: int = 40) -> str:
     """The end of what the process has said, redacted; "" where Prefect keeps the log."""
     if not submission.log_path:

@@ -17,6 +17,7 @@ from sqlalchemy.engine import Connection
 from hybrid_video.errors import NotFoundError
 from hybrid_video.ledger import Ledger
 from hybrid_video.ledger import schema as t
+from hybrid_video.ledger.states import OPEN
 from hybrid_video.models import Batch, JobState, Model, Preferences, Tier, VideoJob, utc_now
 from hybrid_video.views.figures import NOTHING, Money, Page, checked_limit, decode_moment, encode_moment
 from hybrid_video.views.outlook import Outlook, outlook
@@ -137,6 +138,8 @@ def batch(ledger: Ledger, name: str, *, now: datetime | None = None) -> BatchVie
         ).scalar()
         tiers = _tiers(connection, name, overhead or NOTHING)
         failovers = _failovers(connection, name)
+        opened = (t.attempts.c.batch == name) & t.attempts.c.state.in_([state.value for state in OPEN])
+        under_way = connection.execute(sa.select(sa.func.sum(t.attempts.c.quoted_usd)).where(opened)).scalar()
         plan = connection.execute(
             sa.select(t.plans).where(t.plans.c.batch == name).order_by(t.plans.c.id.desc()).limit(1)
         ).one_or_none()
@@ -150,7 +153,12 @@ def batch(ledger: Ledger, name: str, *, now: datetime | None = None) -> BatchVie
         failovers=failovers,
         pod_overhead_usd=overhead or NOTHING,
         outlook=outlook(
-            plan, live=line.state == "running", jobs=line.jobs.model_dump(), settled_usd=line.settled_usd, now=moment
+            plan,
+            live=line.state == "running",
+            jobs=line.jobs.model_dump(),
+            settled_usd=line.settled_usd,
+            under_way_usd=under_way or NOTHING,
+            now=moment,
         ),
     )
 

@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from pydantic import Field
 
-from hybrid_video.models import Model
+from hybrid_video.models import NANO_USD, Model
 from hybrid_video.views.figures import Money
 
 ENOUGH_JOBS = 3
@@ -37,23 +37,29 @@ class Outlook(Model):
 
 
 def outlook(
-    plan: sa.Row[Any] | None, *, live: bool, jobs: Mapping[str, int], settled_usd: Decimal, now: datetime
+    plan: sa.Row[Any] | None,
+    *,
+    live: bool,
+    jobs: Mapping[str, int],
+    settled_usd: Decimal,
+    under_way_usd: Decimal,
+    now: datetime,
 ) -> Outlook:
     """The expectation for a batch with these jobs.
 
     Args:
         plan: the newest row of `plans`, None where no run has stored one yet.
         live: a run drives the batch now.
+        under_way_usd: what the open attempts were quoted at.
     """
     if plan is None:
         return Outlook()
     elapsed_s = max(0.0, (now - plan.planned_at).total_seconds())
     remaining_s, basis = _remaining(plan, jobs, elapsed_s) if live else (None, "")
-    left = jobs["pending"] + jobs["active"] + jobs["uncertain"]
     expected = None
     if live and plan.jobs:
-        per_job = plan.planned_usd / plan.jobs
-        expected = max(settled_usd, (settled_usd + per_job * left).quantize(Decimal("0.000000001")))
+        waiting = plan.planned_usd / plan.jobs * jobs["pending"]
+        expected = (settled_usd + under_way_usd + waiting).quantize(NANO_USD)
     return Outlook(
         planned_at=plan.planned_at,
         planned_jobs=plan.jobs,
