@@ -85,7 +85,8 @@ class Ledger:
         except (SQLAlchemyError, OSError, ImportError) as error:
             where, remedy = repr(str(url)), "check the folder's permissions and free space, or set HYBRID_VIDEO_HOME"
             if not isinstance(url, Path):
-                where, remedy = "HYBRID_VIDEO_LEDGER_URL", "check the address, and install the driver with `pip install 'hybrid-video[studio]'`"
+                where = "HYBRID_VIDEO_LEDGER_URL"
+                remedy = "check the address, and install the driver with `pip install 'hybrid-video[studio]'`"
             raise LedgerError(f"the ledger at {where} cannot be opened: {_cause(error)}; {remedy}") from None
         return ledger
 
