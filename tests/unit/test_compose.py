@@ -55,6 +55,7 @@ def test_every_service_that_is_named_exists() -> None:
     """`depends_on` and the addresses between services."""
     for spec in SERVICES.values():
         assert set(spec.get("depends_on", {})) <= set(SERVICES)
-    hosts = re.findall(r"(?:@|//|: )([a-z][a-z0-9-]+):\d+", TEXT)
+    values = [str(value) for spec in SERVICES.values() for value in spec.get("environment", {}).values()]
+    hosts = [host for value in values for host in re.findall(r"(?:^|@|//)([a-z][a-z0-9-]+):\d+", value)]
     assert {"postgres", "front", "api", "dashboard"} <= set(hosts)
     assert set(hosts) <= set(SERVICES)
