@@ -28,7 +28,8 @@ OLD_PRICES_DAYS = 120
 SETUP = {
     "comfyui": "set HYBRID_VIDEO_COMFYUI_URLS to your ComfyUI's address, for example http://127.0.0.1:8188",
     "runpod-serverless": "set RUNPOD_API_KEY and HYBRID_VIDEO_RUNPOD_ENDPOINT_ID",
-    "runpod-pod": "set RUNPOD_API_KEY, HYBRID_VIDEO_RUNPOD_POD_IDS and HYBRID_VIDEO_RUNPOD_POD_TOKEN",
+    "runpod-pod": "set RUNPOD_API_KEY and HYBRID_VIDEO_PODS_IMAGE to have pods opened when they pay, or "
+    "HYBRID_VIDEO_RUNPOD_POD_IDS and HYBRID_VIDEO_RUNPOD_POD_TOKEN to use running ones",
     "gemini": "set GEMINI_API_KEY",
     "veo": "set HYBRID_VIDEO_GEMINI_PROJECT and sign in with Google Cloud's application default credentials",
 }

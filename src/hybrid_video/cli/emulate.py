@@ -42,6 +42,7 @@ def emulate(
         typer.Option("--api-key", help="The only key accepted; else any that does not start with 'invalid'."),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the random service times.")] = 0,
+    pods: Annotated[bool, typer.Option("--pods", help="Let hybrid-video open pods there when they pay.")] = False,
     json_output: JsonOption = False,
 ) -> int:
     """Start local servers that behave like ComfyUI, RunPod and Google, until Ctrl-C. No port named: all three."""
@@ -62,6 +63,7 @@ def emulate(
         api_key=api_key,
         cold_start_s=cold_start,
         seed=seed,
+        pods=pods,
     )
     asyncio.run(_serve(options, json_output))
     return 0

@@ -15,6 +15,7 @@ from hybrid_video.engine.reconcile import ReconcileReport
 from hybrid_video.engine.reconcile import reconcile as reconcile_batches
 from hybrid_video.engine.report import money
 from hybrid_video.errors import InputError
+from hybrid_video.pods.pool import PoolReport
 from hybrid_video.settings import Settings
 
 MOST_SHOWN = 50
@@ -72,6 +73,8 @@ def _show(report: ReconcileReport) -> None:
             f"pod {pod.name!r} ({pod.id}, {pod.status}, ${money(pod.cost_usd_per_h)} per hour) carries our name and "
             "is not in HYBRID_VIDEO_RUNPOD_POD_IDS; use it or end it in the RunPod console"
         )
+    if report.pool is not None:
+        _show_pool(report.pool)
     for bill in report.bills:
         _say(
             f"RunPod's bill of {bill.day}: ${money(bill.billed_usd)}, the ledger has ${money(bill.ledger_usd)}: "
@@ -83,6 +86,28 @@ def _show(report: ReconcileReport) -> None:
         "[green]everything agrees[/]" if not report.differences else f"[red]{report.differences} differences remain[/]"
     )
     console.print(f"{len(report.batches)} batches, {report.clips_checked} clips checked on disk: {clean}")
+
+
+def _show_pool(pool: PoolReport) -> None:
+    for name in pool.ended:
+        _say(f"pod {name!r} carried this installation's name and no living record stood for it; it is being ended")
+    for name in pool.vanished:
+        _say(f"pod {name!r} is gone at RunPod; what it cost is booked")
+    for name in pool.unresolved:
+        _say(f"whether pod {name!r} exists is not settled yet; run `hybrid-video reconcile` again in two minutes")
+    for pod in pool.other_installations:
+        _say(
+            f"pod {pod.name!r} ({pod.id}, {pod.status}, ${money(pod.cost_usd_per_h)} per hour) belongs to another "
+            "installation of hybrid-video and is left alone"
+        )
+    for line in pool.bills:
+        state = "booked" if line.final else "not complete yet"
+        _say(
+            f"RunPod's bill for pod {line.pod!r}: ${money(line.billed_usd)}, by our clock ${money(line.booked_usd)}: "
+            f"${money(line.difference_usd)} difference, {state}"
+        )
+    for alarm in pool.alarms:
+        _say(alarm)
 
 
 def _say(text: str) -> None:

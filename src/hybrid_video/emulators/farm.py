@@ -9,7 +9,7 @@ from pathlib import Path
 from hybrid_video.emulators.comfyui import ComfyUIEmulator
 from hybrid_video.emulators.faults import FaultPlan
 from hybrid_video.emulators.google import GoogleEmulator
-from hybrid_video.emulators.runpod import RunPodEmulator
+from hybrid_video.emulators.runpod import BootTimes, RunPodEmulator
 from hybrid_video.emulators.server import RunningServer, ScaledClock, start_server
 from hybrid_video.errors import ConfigurationError
 from hybrid_video.models import Tier
@@ -21,6 +21,7 @@ SHORTEST_RETENTION_S = 60.0
 """RunPod forgets results after 30 minutes; on a fast clock they stay at least a real minute."""
 
 EMULATOR_KEY = "emulator-accepts-any-key"
+POD_IMAGE = "emulated/comfyui-pod"
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class FarmOptions:
     """What to start. Ports: 0 picks a free one; an empty tuple or None starts none.
 
     `service_s` are simulated seconds per clip; a tier left out takes the seed's figure in the profile `seed` and the
-    published timings in the profile `current`.
+    published timings in the profile `current`. With `pods` the product may open pods there as well; `pod_boot` is how
+    long they take to answer.
     """
 
     comfyui_ports: tuple[int, ...] = (0,)
@@ -43,6 +45,9 @@ class FarmOptions:
     max_workers: int = 3
     seed: int = 0
     output_dir: Path | None = None
+    pods: bool = False
+    pod_boot: BootTimes | None = None
+    billing_lag_s: float = 300.0
 
     def seconds(self, tier: Tier) -> float | None:
         """Simulated seconds a clip takes on a tier; None leaves it to the published timings."""
@@ -60,6 +65,7 @@ class Farm:
         self.comfyui: list[tuple[ComfyUIEmulator, RunningServer]] = []
         self.runpod: tuple[RunPodEmulator, RunningServer] | None = None
         self.gemini: tuple[GoogleEmulator, RunningServer] | None = None
+        self._pods, self._time_scale = False, 1.0
 
     @classmethod
     async def start(cls, options: FarmOptions) -> Farm:
@@ -93,6 +99,9 @@ class Farm:
             values["HYBRID_VIDEO_RUNPOD_JOBS_URL"] = f"{url}/v2/{EMULATOR_ENDPOINT}"
             values["HYBRID_VIDEO_RUNPOD_PODS_URL"] = f"{url}/v2"
             values["RUNPOD_API_KEY"] = EMULATOR_KEY
+            if self._pods:
+                values["HYBRID_VIDEO_PODS_IMAGE"] = POD_IMAGE
+                values["HYBRID_VIDEO_TIME_SCALE"] = f"{self._time_scale:g}"
         if self.gemini:
             values["HYBRID_VIDEO_GEMINI_URL"] = self.gemini[1].url
             values["GEMINI_API_KEY"] = EMULATOR_KEY
@@ -113,6 +122,7 @@ class Farm:
 
     async def _start(self, options: FarmOptions) -> None:
         prices, clock = PriceBook.load(options.prices), ScaledClock(options.time_scale)
+        self._pods, self._time_scale = options.pods, options.time_scale
         for index, port in enumerate(options.comfyui_ports):
             local = ComfyUIEmulator(
                 clock=clock,
@@ -131,6 +141,8 @@ class Farm:
                 service_s=options.seconds(Tier.CLOUD),
                 cold_start_s=options.cold_start_s,
                 max_workers=options.max_workers,
+                boot=options.pod_boot,
+                billing_lag_s=options.billing_lag_s,
                 result_kept_s=max(RESULT_KEPT_S, options.time_scale * SHORTEST_RETENTION_S),
                 seed=options.seed,
             )

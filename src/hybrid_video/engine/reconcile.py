@@ -24,6 +24,7 @@ from hybrid_video.ledger import Ledger
 from hybrid_video.ledger.lookups import known_batches, settled_by_day
 from hybrid_video.ledger.resolving import advice, resolve
 from hybrid_video.models import Attempt, JobState, Model, Usd, utc_now
+from hybrid_video.pods.pool import PodPool, PoolReport
 from hybrid_video.redaction import redact
 from hybrid_video.settings import Settings
 
@@ -62,14 +63,17 @@ class ReconcileReport(Model):
     pods: tuple[StrayPod, ...] = ()
     bills: tuple[BillLine, ...] = ()
     history_rows: int = 0
+    pool: PoolReport | None = None
     notices: tuple[str, ...] = ()
 
     @property
     def differences(self) -> int:
-        """Attempts without an outcome, clips that do not agree, and pods nobody knows. Bills are shown, not counted:
-        RunPod's holds start-up and idle seconds that belong to no job, and lags behind."""
+        """Attempts without an outcome, clips that do not agree, pods nobody knows, pods whose create or end is still
+        open, and pods that cost more than planned. Bills are shown, not counted: RunPod's for an endpoint holds
+        start-up and idle seconds that belong to no job, and lags behind; those of pods are booked once complete."""
         unsettled = sum(line.outcome in ("uncertain", "running") for line in self.attempts)
-        return unsettled + len(self.clips) + len(self.pods)
+        open_pods = len(self.pool.unresolved) + len(self.pool.alarms) if self.pool else 0
+        return unsettled + len(self.clips) + len(self.pods) + open_pods
 
     @property
     def exit_code(self) -> int:
@@ -86,6 +90,8 @@ class ReconcileReport(Model):
         for row, bill in zip(data["bills"], self.bills, strict=True):
             row |= {"billed_usd": money(bill.billed_usd), "ledger_usd": money(bill.ledger_usd)}
             row["difference_usd"] = money(bill.difference_usd)
+        if self.pool is not None:
+            data["pool"] = self.pool.to_json()
         counts = {str(name): sum(line.outcome == name for line in self.attempts) for name in OUTCOMES}
         return {"clean": not self.differences, "differences": self.differences, **counts, **data}
 
@@ -109,7 +115,7 @@ async def reconcile(
         rows = await asyncio.to_thread(known_batches, ledger, batches)
         lines = await _settle_open(settings, ledger, rows, wait_s, tell)
         disk = await asyncio.to_thread(disk_audit.audit, ledger, rows)
-        pods, bills, notices = await _ask_runpod(settings, ledger)
+        pods, bills, pool, notices = await _ask_runpod(settings, ledger)
         try:
             added = await asyncio.to_thread(history.update, ledger)
         except HybridVideoError as error:
@@ -121,6 +127,7 @@ async def reconcile(
         clips=disk.findings,
         pods=pods,
         bills=bills,
+        pool=pool,
         history_rows=added,
         notices=tuple(redact(notice) for notice in notices),
     )
@@ -227,26 +234,30 @@ def _line(attempt: Attempt, outcome: Outcome, message: str, cost_usd: Decimal = 
 
 async def _ask_runpod(
     settings: Settings, ledger: Ledger
-) -> tuple[tuple[StrayPod, ...], tuple[BillLine, ...], list[str]]:
-    """Pods and bill; what RunPod does not tell becomes a notice."""
+) -> tuple[tuple[StrayPod, ...], tuple[BillLine, ...], PoolReport | None, list[str]]:
+    """Pods and bills; what RunPod does not tell becomes a notice. Our own pods are looked after on the way."""
     if settings.runpod.api_key is None:
-        return (), (), []
+        return (), (), None, []
     today = utc_now().date()
     days = [(today - timedelta(days=back)).isoformat() for back in range(BILL_DAYS)]
     known = await asyncio.to_thread(settled_by_day, ledger, SERVERLESS, days)
     pods: tuple[StrayPod, ...] = ()
     bills: tuple[BillLine, ...] = ()
+    report: PoolReport | None = None
     notices: list[str] = []
     try:
         client = PodsClient.from_settings(settings.runpod)
     except HybridVideoError as error:
-        return (), (), [f"RunPod's pods and bill could not be looked at: {error}"]
+        return (), (), None, [f"RunPod's pods and bill could not be looked at: {error}"]
+    pool = PodPool(settings, ledger, client)
     try:
+        report = await pool.reconcile()
         pods = await stray_pods(client, settings.runpod)
         if settings.runpod.endpoint_url:
             bills = await bill_lines(client, settings.runpod, known)
     except HybridVideoError as error:
         notices.append(f"RunPod's pods and bill could not be looked at: {error}")
     finally:
+        await pool.aclose()
         await client.close()
-    return pods, bills, notices
+    return pods, bills, report, [*notices, *(report.notices if report else ())]

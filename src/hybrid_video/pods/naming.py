@@ -17,7 +17,7 @@ _LETTERS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 Whose = Literal["ours", "other installation", "foreign"]
 
-__all__ = ["PREFIX", "Whose", "installation_id", "is_product_pod", "new_name", "whose"]
+__all__ = ["PREFIX", "Whose", "installation_id", "is_product_pod", "is_well_formed", "new_name", "whose"]
 
 
 def new_name(home: Path) -> str:
@@ -34,6 +34,11 @@ def whose(name: str, installation: str) -> Whose:
     return "other installation" if is_product_pod(name) else "foreign"
 
 
+def is_well_formed(name: str) -> bool:
+    """Whether some installation of this product can have given this name, and nobody by hand."""
+    return _NAME.fullmatch(name) is not None
+
+
 def is_product_pod(name: str) -> bool:
-    """Whether any installation of this product has given this name."""
+    """Whether a name begins as all of this product's do."""
     return name.startswith(PREFIX)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from datetime import datetime
 from decimal import Decimal
+from typing import Any
 
 import httpx
 from pydantic import Field
@@ -63,6 +64,18 @@ class PoolReport(Model):
     spend_usd_per_h: Usd = Decimal(0)
     alarms: tuple[str, ...] = ()
     notices: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The report with money as plain strings."""
+        data = self.model_dump(mode="json")
+        data["spend_usd_per_h"] = f"{self.spend_usd_per_h:f}"
+        for rows, pods in (("ours", self.ours), ("other_installations", self.other_installations)):
+            for row, pod in zip(data[rows], pods, strict=True):
+                row["cost_usd_per_h"] = f"{pod.cost_usd_per_h:f}"
+        for row, bill in zip(data["bills"], self.bills, strict=True):
+            row |= {"booked_usd": f"{bill.booked_usd:f}", "billed_usd": f"{bill.billed_usd:f}"}
+            row["difference_usd"] = f"{bill.difference_usd:f}"
+        return data
 
 
 class PodPool:

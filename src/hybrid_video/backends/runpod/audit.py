@@ -1,4 +1,7 @@
-"""What RunPod says beside what we know: pods of ours that nobody configured, and the endpoint's bill. Reads only."""
+"""What RunPod says beside what we know: pods named like ours by hand, and the endpoint's bill. Reads only.
+
+Pods that the product opened itself are compared by `hybrid_video.pods`.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,14 @@ from decimal import Decimal
 from hybrid_video.backends.runpod.pod_records import Pod
 from hybrid_video.backends.runpod.pods import PodsClient
 from hybrid_video.models import Model, Usd
+from hybrid_video.pods.naming import is_well_formed
 from hybrid_video.settings import RunPodSettings
 
 POD_PREFIX = "hybrid-video"
-"""Names of pods that this product opens begin so."""
 
 
 class StrayPod(Model):
-    """A pod with our name that the settings do not know. It may cost money."""
+    """A pod that somebody named like ours and that the settings do not know. It may cost money."""
 
     id: str
     name: str
@@ -37,7 +40,7 @@ class BillLine(Model):
 
 
 async def stray_pods(client: PodsClient, settings: RunPodSettings) -> tuple[StrayPod, ...]:
-    """Living pods that carry our name prefix and are not configured.
+    """Living pods that carry our name prefix, are not configured, and cannot have been opened by the product.
 
     Raises:
         BackendError: the list cannot be had.
@@ -72,4 +75,4 @@ async def bill_lines(
 
 
 def _is_ours(pod: Pod) -> bool:
-    return pod.name.startswith(POD_PREFIX)
+    return pod.name.startswith(POD_PREFIX) and not is_well_formed(pod.name)
