@@ -7,7 +7,7 @@ KILLS ?= 1000
 PYTEST_FLAGS ?= -n 2 --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test check format bench chaos schema clean
+.PHONY: help setup setup-dev demo test check format bench chaos schema docs audit sbom clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "%-10s %s\n", $$1, $$2}'
@@ -46,5 +46,16 @@ chaos: setup-dev ## Kill batch runs KILLS times (1000) and compare ledger, clips
 schema: setup-dev ## Write the JSON Schema of batch files
 	$(RUN) python -c "from hybrid_video.batchfile import json_schema; import json; print(json.dumps(json_schema(), indent=2))" > schemas/batch.schema.json
 
+docs: setup-dev ## Build the documentation into site/
+	@NO_MKDOCS_2_WARNING=1 $(RUN) mkdocs build --quiet --strict
+
+audit: setup-dev ## Compare the locked dependencies with public advisories (needs pypi.org), and look for risky code
+	@$(UV) export --frozen --no-dev --no-emit-project --quiet -o .audit-requirements.txt
+	@$(RUN) pip-audit --strict --disable-pip --require-hashes -r .audit-requirements.txt; code=$$?; rm -f .audit-requirements.txt; exit $$code
+	@$(RUN) bandit -q -ll -r src tasks flows dashboard
+
+sbom: $(UV) ## Write the bill of materials (CycloneDX) to sbom.json
+	@$(UV) export --frozen --no-dev --format cyclonedx1.5 --quiet -o sbom.json
+
 clean: ## Remove what the other targets made
-	rm -rf .venv .tools demo-output .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .tools demo-output site sbom.json .pytest_cache .mypy_cache .ruff_cache
