@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hybrid_video.goals import GUARD, SLACK, Goal, LaneState, horizon
+from hybrid_video import rounds
 from hybrid_video.rounds import Backend, Round
 from hybrid_video.waiting import AGING_S, Entry, Kind, PendingJob, Waiting, grouped, precedence, size_of
 
@@ -68,6 +69,7 @@ def assign(
     soft: bool = False,
     pace: Mapping[str, float] | None = None,
     probes: Mapping[str, int] | None = None,
+    spread: Mapping[str, float] | None = None,
 ) -> list[Assignment]:
     """The assignments to make now; neither the queue nor the lanes are modified.
 
@@ -75,10 +77,12 @@ def assign(
         soft: the horizon may be missed by half a clip: nothing dear is bought for the last seconds.
         pace: how many times longer than quoted clips take, per backend, where that was observed.
         probes: per backend with unproven times, how many jobs it may take before it has to.
+        spread: per backend whose times are not certain, the coefficient of variation of the time a finished clip
+            takes, failed attempts included.
     """
     made: list[Assignment] = []
     taken: list[Entry] = []
-    state = Round(waiting, lanes, horizon_s, soft=soft, pace=pace or {}, probes=dict(probes or {}))
+    state = Round(waiting, lanes, horizon_s, soft=soft, pace=pace or {}, probes=dict(probes or {}), spread=spread)
     try:
         for backend in state.backends:
             for index in backend.order():
@@ -146,21 +150,25 @@ def _reason(state: Round, kind: Kind, job: PendingJob, backend: Backend, index: 
     if kind.urgent:
         best = min(other.finish_s(job) for other in others)
         return f"finishes it first, in {finish:.0f} s; speed is prioritised" if finish <= best else None
-    if finish > state.horizon_s + (0.5 * service if state.soft else 0.0) + TOLERANCE_S:
+    if finish > state.horizon_s + (0.5 if state.soft else rounds.LATE * backend.cv) * service + TOLERANCE_S:
         rescue = any(other.finish_s(job) < finish for other in others)
         return None if rescue else f"the goal of {state.horizon_s:.0f} s cannot be met; no other finishes it earlier"
     cheaper = [other for other in others if other.position < backend.position]
     if not cheaper:
         return "the cheapest backend that can take it, and free"
+    if backend.lanes[index].paid:
+        return "rented and open: it costs the same whether it works or not"
     return _needed(state, backend, cheaper, service, dearest=len(cheaper) == len(others))
 
 
 def _needed(state: Round, backend: Backend, cheaper: list[Backend], service: float, *, dearest: bool) -> str | None:
     """Why a backend is needed though there are cheaper ones; None if it is not, or not yet."""
     over, rivals, room = state.overflow(cheaper, backend.position)
+    if not dearest:
+        over += int(state.short_by(cheaper))
     in_time_s = JUST_IN_TIME * (state.horizon_s - 2 * service)
     proven = not backend.probes or over < SURE * room
-    hope = room >= 1 or any(any(other.held) for other in cheaper)
+    hope = room >= 0.5 or any(any(other.held) for other in cheaper)
     can_wait = dearest and hope and proven and over < backend.capacity(in_time_s, state.soft)
     if over <= 0 or can_wait:
         return None

@@ -22,7 +22,8 @@ GUARD = 0.6
 class LaneState:
     """A lane as it stands: `free_s` is when it could start another job; `outstanding` what it holds already.
 
-    `ahead` is how many it may hold behind the running one, `model` what it made last and so has loaded.
+    `ahead` is how many it may hold behind the running one, `model` what it made last and so has loaded. `paid` is a lane
+    that costs the same whether it works or not, such as a rented GPU while it is open.
     """
 
     id: str
@@ -31,6 +32,7 @@ class LaneState:
     outstanding: int = 0
     ahead: int = 0
     model: str = ""
+    paid: bool = False
 
 
 @dataclass(frozen=True)

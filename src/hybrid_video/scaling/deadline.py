@@ -22,6 +22,12 @@ SPARE = 0.5
 
 NEGLIGIBLE_USD = 1e-9
 
+CLIP_SPREAD = 0.2
+"""Coefficient of variation of a clip's time, failed attempts included."""
+
+START_SPREAD = 0.2
+"""The same of the time until a lane or a pod is free."""
+
 
 @dataclass(frozen=True)
 class Target:
@@ -53,17 +59,28 @@ class DeadlineNeed:
 
 
 def pods_needed(
-    target: Target, lanes: Sequence[LaneView], pods: Sequence[PodView], offer: PodOffer, room: int
+    target: Target,
+    lanes: Sequence[LaneView],
+    pods: Sequence[PodView],
+    offer: PodOffer,
+    room: int,
+    *,
+    spread: bool = True,
 ) -> DeadlineNeed:
-    """How many pods to open now."""
+    """How many pods to open now.
+
+    Args:
+        spread: times scatter, so what the dearest lane will have to make at the end is counted in; False where they are
+            certain.
+    """
     own = lane_resources(lanes)
     latest_s = target.deadline_s - offer.cold_start_s - offer.service_s
     most = _payable(target.budget_usd, offer, room)
-    costs = [
-        _cost_usd(own, pod_resources(pods, offer, opened), target)
-        + opening_usd(offer, opened, max(0.0, target.deadline_s))
-        for opened in range(most + 1)
-    ]
+    costs = []
+    for opened in range(most + 1):
+        rented = pod_resources(pods, offer, opened)
+        cost = _cost_usd(own, rented, target) + opening_usd(offer, opened, max(0.0, target.deadline_s))
+        costs.append(cost + (_rescue_usd(own, rented, target) if spread else 0.0))
     best = 0
     for opened, cost in enumerate(costs):
         if cost < costs[best] - NEGLIGIBLE_USD:
@@ -106,8 +123,8 @@ def pods_to_spare(
     sooner = Target(target.jobs, target.podable, target.deadline_s - SPARE * longest_s)
     for pod in sorted(pods, key=lambda pod: (pod.busy, -pod.price_usd_per_h, -pod.service_s, pod.name)):
         rest = [other for other in kept if other is not pod]
-        without_usd = _cost_usd(own, pod_resources(rest, offer), sooner)
-        with_usd = _cost_usd(own, pod_resources(kept, offer), target)
+        without_usd = _expected_usd(own, pod_resources(rest, offer), sooner, target)
+        with_usd = _expected_usd(own, pod_resources(kept, offer), target, target)
         if math.isfinite(without_usd) and without_usd <= with_usd + NEGLIGIBLE_USD:
             kept = rest
             spared.append(pod)
@@ -128,6 +145,38 @@ def _cost_usd(own: Sequence[Resource], pods: Sequence[Resource], target: Target)
         if resource.key in rented:
             podable -= take
     return math.inf if left else cost
+
+
+def _expected_usd(own: Sequence[Resource], pods: Sequence[Resource], planned: Target, target: Target) -> float:
+    return _cost_usd(own, pods, planned) + _rescue_usd(own, pods, target)
+
+
+def _rescue_usd(own: Sequence[Resource], pods: Sequence[Resource], target: Target) -> float:
+    """What the dearest lane is expected to be paid for jobs that the rest was to make, and did not in time."""
+    dearest = max((r.price_usd for r in own), default=Decimal(0))
+    cheap = [r for r in (*own, *pods) if r.price_usd < dearest and r.service_s > 0]
+    if not cheap or dearest <= 0 or target.deadline_s <= 0:
+        return 0.0
+    room = variance = 0.0
+    for resource in cheap:
+        for free_s in resource.starts():
+            clips = max(0.0, (target.deadline_s - free_s) / resource.service_s)
+            room += max(0.0, clips - 0.5)
+            if clips > 0:
+                variance += clips * CLIP_SPREAD**2 + 1 / 12 + (START_SPREAD * free_s / resource.service_s) ** 2
+    certain = max(0.0, target.jobs - sum(r.capacity(target.deadline_s) for r in cheap))
+    deviation = math.sqrt(variance)
+    over = (target.jobs - room) / deviation
+    expected = deviation * (_density(over) + over * _below(over))
+    return max(0.0, expected - certain) * float(dearest)
+
+
+def _density(value: float) -> float:
+    return math.exp(-0.5 * value * value) / math.sqrt(2 * math.pi)
+
+
+def _below(value: float) -> float:
+    return 0.5 * (1 + math.erf(value / math.sqrt(2)))
 
 
 def _nearest(target: Target, own: Sequence[Resource], pods: Sequence[PodView], offer: PodOffer, room: int) -> int:

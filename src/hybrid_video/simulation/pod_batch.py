@@ -60,6 +60,7 @@ class _Run:
         self.rng = random.Random(seed)  # noqa: S311 - a simulation
         self.fleet = Fleet(kind, random.Random(seed + 7_000_003))  # noqa: S311
         self.policy, self.rule, self.most, self.now_s = policy, rule, most, 0.0
+        self.excluding = False
         self.slots = [_Slot(site, f"{site.key}-{number}") for site in sites for number in range(site.slots)]
         price = Decimal(str(round(kind.usd_per_s * kind.service_s, 9)))
         self.pod_site = Site(POD_SITE, most, kind.service_s, price, kind.cv, kind.failure)
@@ -125,7 +126,11 @@ class _Run:
         for view in self.fleet.views(self.now_s):
             if view.state != "draining":
                 free = view.ready_in_s + view.free_in_s
-                lanes.append(LaneState(view.name, POD_SITE, free, int(view.busy or view.state == "starting")))
+                held = int(view.busy or view.state == "starting")
+                lanes.append(LaneState(view.name, POD_SITE, free, held, paid=True))
+        start_s = self.fleet.offer().cold_start_s
+        for number in range(self.most - len(self.fleet.alive)):
+            lanes.append(LaneState(f"closed-{number}", POD_SITE, start_s, 1, paid=True))
         for name, lane in self.policy.choose(View(self.now_s, lanes, 0)):
             self.waiting -= 1
             self.start(lane, Job(name))
@@ -160,7 +165,7 @@ class _Run:
         if not succeeds:
             if site is not self.pod_site and not site.per_clip:
                 self.outcome.clips_usd += BURNED * float(site.price_usd)
-            self.add(job, failed_on=site.key)
+            self.add(job, failed_on=site.key if self.excluding else "")
             return
         if site is not self.pod_site:
             self.outcome.clips_usd += float(site.price_usd)
