@@ -18,6 +18,9 @@ from hybrid_video.models import Model
 from hybrid_video.redaction import redact
 
 FETCHED_PYTHON = "3.12"
+UNNAMED = ("requests",)
+"""What ComfyUI imports without naming it: 0.3.64 got requests from transformers, whose version 5 no longer brings it
+(its start then fails, seen on 2026-11-22)."""
 NETWORK = "check the network and the package index (a proxy: set https_proxy), then run this again: it goes on"
 QUIET = {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "UV_NO_PROGRESS": "1", "PYTHONNOUSERSITE": "1"}
 
@@ -93,8 +96,7 @@ class Environment:
             ConfigurationError: with the last lines of what uv or pip said.
         """
         if self.uv:
-            strategy = ["--index-strategy", "unsafe-best-match"] if "--extra-index-url" in arguments else []
-            command = [self.uv, "pip", "install", "--python", str(self.version.python), *strategy, *arguments]
+            command = [self.uv, "pip", "install", "--python", str(self.version.python), *arguments]
         else:
             command = [str(self.version.python), "-m", "pip", "install", *arguments]
         self.runner.must(command, NETWORK, environment=QUIET, timeout_s=4 * 3600)
@@ -103,15 +105,19 @@ class Environment:
         """Installs PyTorch in the build that was chosen."""
         if choice.variant == "none":
             return
-        index = ["--index-url", choice.index] if choice.index else []
-        self.install([*PACKAGES, *index])
+        # uv looks into an extra index first and takes a package from the first index that has it; pip mixes them and
+        # would take a newer PyTorch of another build from PyPI.
+        option = "--extra-index-url" if self.uv else "--index-url"
+        self.install([*PACKAGES, *([option, choice.index] if choice.index else [])])
 
     def install_requirements(self, file: Path, choice: TorchChoice) -> None:
         """Installs what a requirements file names, without changing the PyTorch that is there."""
         pins = self.version.folder / "torch-pins.txt"
         pins.write_text("".join(f"{name}=={version}\n" for name, version in self.torch_versions().items()))
+        # PyTorch's index also holds old versions of common packages: here the best of all indexes counts.
         index = ["--extra-index-url", choice.index] if choice.index else []
-        self.install(["--requirement", str(file), "--constraint", str(pins), *index])
+        index += ["--index-strategy", "unsafe-best-match"] if choice.index and self.uv else []
+        self.install([*UNNAMED, "--requirement", str(file), "--constraint", str(pins), *index])
 
     def torch_versions(self) -> dict[str, str]:
         """Installed versions of PyTorch's packages."""

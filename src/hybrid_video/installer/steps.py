@@ -13,13 +13,15 @@ from datetime import UTC, datetime
 from hybrid_video.errors import BackendError, ConfigurationError
 from hybrid_video.installer import checks, code, comfy_cli
 from hybrid_video.installer.downloading import Downloader, check_space
-from hybrid_video.installer.environment import TorchFound
+from hybrid_video.installer.environment import UNNAMED, TorchFound
 from hybrid_video.installer.journal import FileState
 from hybrid_video.installer.layout import Version
 from hybrid_video.installer.manifest import ModelSource, files_of, nodes_of
 from hybrid_video.installer.options import Token
 from hybrid_video.installer.receipt import InstalledFile, InstalledNode, InstalledVersion
 from hybrid_video.installer.rendering import render_check, wait_for_answer
+from hybrid_video.installer.service import Service
+from hybrid_video.installer.service.background import BackgroundService
 from hybrid_video.installer.settings_file import add_url
 from hybrid_video.installer.work import Work
 
@@ -163,7 +165,7 @@ def _torch(work: Work) -> str:
 
 def _requirements_mark(work: Work) -> str:
     file = work.version.code / "requirements.txt"
-    return hashlib.sha256(file.read_bytes() if file.exists() else b"").hexdigest()
+    return hashlib.sha256((file.read_bytes() if file.exists() else b"") + repr(UNNAMED).encode()).hexdigest()
 
 
 def _packages_needed(work: Work) -> bool:
@@ -311,13 +313,20 @@ def _service(work: Work) -> str:
     service.start()
     work.restarted = True
     try:
-        version = asyncio.run(wait_for_answer(work.options.url, timeout_s=START_TIMEOUT_S, alive=service.running))
+        version = asyncio.run(
+            wait_for_answer(work.options.url, timeout_s=START_TIMEOUT_S, alive=lambda: _lives(service))
+        )
     except BackendError as error:
         raise ConfigurationError(
             f"ComfyUI was started but does not answer: {error.message}. The end of its log:\n{log_tail(work)}"
         ) from None
     work.notice(service.sentence)
     return f"ComfyUI {version} answers at {work.options.url}"
+
+
+def _lives(service: Service) -> bool:
+    """Whether it may still come up: a ComfyUI that died twice while starting will die again."""
+    return service.running() and (not isinstance(service, BackgroundService) or service.deaths() < 2)
 
 
 def log_tail(work: Work, lines: int = 12) -> str:

@@ -94,11 +94,19 @@ class BackgroundService:
         for process in alive:
             _quietly(process.kill)
         psutil.wait_procs(alive, timeout=5)
+        self._end_orphan()
         self._state.unlink(missing_ok=True)
 
     def running(self) -> bool:
         """Whether the supervisor is there."""
         return bool(self._processes())
+
+    def deaths(self) -> int:
+        """How often ComfyUI has died within the last five minutes."""
+        try:
+            return int(json.loads(self._state.read_text(encoding="utf-8"))["deaths"])
+        except (OSError, ValueError, KeyError):
+            return 0
 
     def uninstall(self) -> None:
         """Ends it and takes its files away."""

@@ -42,7 +42,7 @@ class Supervisor:
         deaths: list[float] = []
         try:
             while True:
-                code = self._once()
+                code = self._once(len(deaths))
                 if self._stop.is_set():
                     return 0
                 now = time.monotonic()
@@ -57,7 +57,7 @@ class Supervisor:
         finally:
             self._state.unlink(missing_ok=True)
 
-    def _once(self) -> int:
+    def _once(self, deaths: int) -> int:
         """Runs the program once, to its end or until it is told to stop."""
         if self._log.exists() and self._log.stat().st_size > LOG_KEPT_BYTES:
             self._log.replace(self._log.with_name(f"{self._log.name}.1"))
@@ -70,7 +70,7 @@ class Supervisor:
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
-        self._remember(child.pid)
+        self._remember(child.pid, deaths)
         while child.poll() is None and not self._stop.is_set():
             self._stop.wait(0.2)
         if child.poll() is None:
@@ -82,9 +82,9 @@ class Supervisor:
                 child.wait()
         return int(child.returncode)
 
-    def _remember(self, child: int) -> None:
+    def _remember(self, child: int, deaths: int) -> None:
         partial = self._state.with_name(f"{self._state.name}.part")
-        partial.write_text(json.dumps({"pid": os.getpid(), "child": child}), encoding="utf-8")
+        partial.write_text(json.dumps({"pid": os.getpid(), "child": child, "deaths": deaths}), encoding="utf-8")
         partial.replace(self._state)
 
     def _say(self, text: str) -> None:
