@@ -11,6 +11,7 @@ import pandas as pd
 import streamlit as st
 from dashboard_parts import charts
 from dashboard_parts.frame import header, shown
+from dashboard_parts.look import Stat, stats
 from dashboard_parts.session import history, ledger, settings, words
 from dashboard_parts.states import live, no_rows, nothing_yet
 
@@ -130,7 +131,7 @@ def _figures(found: Settings, store: History, selection: Selection, dimension: s
             return
         seen = _read(asked, totals, dimension)
     _numbers(found, seen)
-    _spend(seen, dimension)
+    _spend(seen, dimension, selection.since)
     left, right = st.columns(2)
     with left, st.container(border=True, height="stretch"):
         _titled("quoted", charts.quoted_against_actual(seen.quoted, words()) if len(seen.quoted) else None)
@@ -167,20 +168,39 @@ def _numbers(found: Settings, seen: Found) -> None:
     each = totals.cost_usd / totals.clips if totals.clips else None
     off = float(totals.clips_usd / totals.quoted_usd - 1) if totals.quoted_usd else None
     reference = _reference(found)
-    row = st.columns(5)
-    _metric(row[0], "spend", say.usd(totals.cost_usd), w("analytics.attempts", count=say.count(totals.attempts)))
-    _metric(row[1], "clips", say.count(totals.clips), w("analytics.each", cost=say.usd(each)))
-    _metric(row[2], "honesty", _signed(off), w("analytics.quoted_at", cost=say.usd(totals.quoted_usd)), "honesty_help")
-    saved, said = _saved(totals, reference)
-    _metric(row[3], "saved", saved, said, "saved_help")
-    if (month := seen.projection) is None:
-        _metric(row[4], "projection", say.usd(None), w("analytics.projection_later"), "projection_help")
-    else:
-        span = w("analytics.between", low=say.usd(month.low_usd), high=say.usd(month.high_usd))
-        _metric(row[4], "projection", say.usd(month.expected_usd), span, "projection_help")
+    saved, said = _saved(totals, reference, found.routing.time_scale)
+    month = seen.projection
+    span = (
+        w("analytics.projection_later")
+        if month is None
+        else w("analytics.between", low=say.usd(month.low_usd), high=say.usd(month.high_usd))
+    )
+    stats(
+        [
+            Stat(
+                w("analytics.spend"),
+                say.usd(totals.cost_usd),
+                w("analytics.attempts", count=say.count(totals.attempts)),
+            ),
+            Stat(w("analytics.clips"), say.count(totals.clips), w("analytics.each", cost=say.usd(each))),
+            Stat(
+                w("analytics.honesty"),
+                _signed(off),
+                w("analytics.quoted_at", cost=say.usd(totals.quoted_usd)),
+                w("analytics.honesty_help"),
+            ),
+            Stat(w("analytics.saved"), saved, said, w("analytics.saved_help")),
+            Stat(
+                w("analytics.projection"),
+                say.usd(month.expected_usd if month else None),
+                span,
+                w("analytics.projection_help"),
+            ),
+        ]
+    )
 
 
-def _saved(totals: Totals, reference: Reference | None) -> tuple[str, str]:
+def _saved(totals: Totals, reference: Reference | None, time_scale: float) -> tuple[str, str]:
     """Money against Google alone, and never without the time: what a clip takes there and what it took here."""
     w = words()
     if reference is None or not totals.sized_clips:
@@ -189,16 +209,17 @@ def _saved(totals: Totals, reference: Reference | None) -> tuple[str, str]:
     return w.amounts.usd(saved), w(
         "analytics.saved_times",
         ours=w.amounts.duration(totals.median_total_s),
-        google=w.amounts.duration(reference.service_s),
+        google=w.amounts.duration(reference.service_s / time_scale),
     )
 
 
-def _spend(seen: Found, dimension: str) -> None:
+def _spend(seen: Found, dimension: str, since: date | None) -> None:
     w = words()
     with st.container(border=True):
         st.markdown(f"**{w('analytics.spend_by_day')}**", help=w("analytics.spend_by_day_help"))
         drawn = seen.by_day.assign(name=[_named(dimension, name) for name in seen.by_day["name"]])
-        st.altair_chart(charts.spend_by_day(drawn, w, known=dict(zip(drawn["name"], seen.by_day["name"], strict=True))))
+        known = dict(zip(drawn["name"], seen.by_day["name"], strict=True))
+        st.altair_chart(charts.spend_by_day(drawn, w, known=known, since=since), alt=w("analytics.spend_by_day"))
         table = seen.by_name.assign(name=[_named(dimension, name) for name in seen.by_name["name"]])
         dollars = "$%.4f"
         st.dataframe(
@@ -310,20 +331,6 @@ def _titled(key: str, chart: object) -> None:
         st.caption(w("analytics.none"))
     else:
         st.altair_chart(chart, alt=w(f"analytics.{key}"))
-
-
-def _metric(place: st.delta_generator.DeltaGenerator, key: str, value: str, below: str, help_key: str = "") -> None:
-    w = words()
-    place.metric(
-        w(f"analytics.{key}"),
-        value,
-        below,
-        delta_color="off",
-        delta_arrow="off",
-        border=True,
-        height="stretch",
-        help=w(f"analytics.{help_key}") if help_key else None,
-    )
 
 
 def _named(dimension: str, name: str) -> str:

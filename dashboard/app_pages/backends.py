@@ -11,7 +11,7 @@ import pandas as pd
 import streamlit as st
 from dashboard_parts.fields import beside, complaint, money
 from dashboard_parts.frame import header, shown
-from dashboard_parts.look import STATE_COLOURS, TIER_ICONS, colour, facts, markup, pill
+from dashboard_parts.look import STATE_COLOURS, TIER_ICONS, Stat, colour, facts, markup, pill, stats
 from dashboard_parts.pieces import told
 from dashboard_parts.session import flash, ledger, settings, words
 from dashboard_parts.states import guarded, live
@@ -77,11 +77,11 @@ def _cards() -> None:
     found = settings()
     with ledger(found) as opened:
         lines = backends(opened, preferences.applied(found, opened))
-    columns = st.columns(3)
     ordered = sorted(lines, key=lambda line: not line.configured)
-    for index, line in enumerate(ordered):
-        with columns[index % 3], st.container(border=True, height="stretch"):
-            _card(line)
+    for start in range(0, len(ordered), 3):
+        for place, line in zip(st.columns(3), ordered[start : start + 3], strict=False):
+            with place, st.container(border=True, height="stretch"):
+                _card(line)
 
 
 def _card(line: BackendView) -> None:
@@ -89,7 +89,9 @@ def _card(line: BackendView) -> None:
     say = w.amounts
     markup(
         '<div style="display:flex;justify-content:space-between;gap:.5rem">'
-        f"{pill(line.backend, colour(line.backend))}{pill(w.known('backend_state', line.state), STATES[line.state])}</div>"
+        + pill(line.backend, colour(line.backend))
+        + pill(w.known("backend_state", line.state), STATES[line.state])
+        + "</div>"
     )
     st.caption(f"{TIER_ICONS[line.tier.value]} {w.known('tier', line.tier.value)}")
     if not line.configured:
@@ -182,7 +184,13 @@ def _preference_fields(values: Mapping[str, Any], problems: tuple[str, ...], gen
         for name in WEIGHTS:
             changes[name] = float(
                 st.slider(
-                    label(name), 0.0, 100.0, min(100.0, float(values[name])), 1.0, key=f"pref_{name}_{generation}"
+                    label(name),
+                    0.0,
+                    100.0,
+                    min(100.0, float(values[name])),
+                    1.0,
+                    format="%.0f",
+                    key=f"pref_{name}_{generation}",
                 )
             )
         if not any(changes[name] for name in WEIGHTS):
@@ -253,14 +261,14 @@ def _pod_list() -> None:
         in_force = preferences.applied(found, opened)
         summary = overview(opened, in_force).pods
         lines = pods(opened, include_closed=True, limit=20).items
-    row = st.columns(4)
-    for place, key, value in (
-        (row[0], "pods_open", f"{summary.open} / {summary.max_pods}"),
-        (row[1], "pods_starting", say.count(summary.starting)),
-        (row[2], "pods_ready", say.count(summary.ready)),
-        (row[3], "pods_rate", w("backends.per_hour", cost=say.usd(summary.usd_per_h))),
-    ):
-        place.metric(w(f"backends.{key}"), value, border=True)
+    stats(
+        [
+            Stat(w("backends.pods_open"), f"{summary.open} / {summary.max_pods}"),
+            Stat(w("backends.pods_starting"), say.count(summary.starting)),
+            Stat(w("backends.pods_ready"), say.count(summary.ready)),
+            Stat(w("backends.pods_rate"), w("backends.per_hour", cost=say.usd(summary.usd_per_h))),
+        ]
+    )
     if not lines:
         st.caption(w("backends.pods_none"))
         return

@@ -11,7 +11,7 @@ from pathlib import Path
 import streamlit as st
 from dashboard_parts.composer import composer
 from dashboard_parts.frame import header, shown
-from dashboard_parts.look import markup
+from dashboard_parts.look import Stat, markup, stats
 from dashboard_parts.pieces import batch_pill, batch_row, gallery, job_bar, progress_text, tier_bar, told
 from dashboard_parts.session import flash, ledger, settings, words
 from dashboard_parts.states import blank, live, nothing_yet
@@ -123,43 +123,23 @@ def _progress(name: str) -> None:
             blank("no_rows", w("state.no_rows_title"), redact(missing))
         return
     line, outlook = view.batch, view.outlook
-    row = st.columns(4)
-    row[0].metric(
-        w("batches.done"),
-        f"{say.count(line.jobs.done)} / {say.count(line.jobs.total)}",
-        _unfinished(view),
-        delta_color="off",
-        delta_arrow="off",
-        border=True,
-        height="stretch",
-    )
-    ends = outlook.remaining_s if outlook.remaining_s is not None else outlook.actual_s
-    row[1].metric(
-        w("batches.time_left" if outlook.remaining_s is not None else "batches.time_taken"),
-        say.duration(ends),
-        w("batches.planned", value=say.duration(outlook.planned_s)),
-        delta_color="off",
-        delta_arrow="off",
-        border=True,
-        height="stretch",
-    )
-    row[2].metric(
-        w("batches.cost"),
-        say.usd(line.settled_usd),
-        w("batches.planned", value=say.usd(outlook.planned_usd)),
-        delta_color="off",
-        delta_arrow="off",
-        border=True,
-        height="stretch",
-    )
-    row[3].metric(
-        w("batches.held"),
-        say.usd(line.reserved_usd),
-        w("batches.budget", value=say.usd(line.budget_usd)) if line.budget_usd is not None else w("batches.no_budget"),
-        delta_color="off",
-        delta_arrow="off",
-        border=True,
-        height="stretch",
+    running = outlook.remaining_s is not None
+    budget = w("batches.budget", value=say.usd(line.budget_usd)) if line.budget_usd else w("batches.no_budget")
+    stats(
+        [
+            Stat(w("batches.done"), f"{say.count(line.jobs.done)} / {say.count(line.jobs.total)}", _unfinished(view)),
+            Stat(
+                w("batches.time_left" if running else "batches.time_taken"),
+                say.duration(outlook.remaining_s if running else outlook.actual_s),
+                w("batches.planned", value=say.duration(outlook.planned_s)),
+            ),
+            Stat(
+                w("batches.cost"),
+                say.usd(line.settled_usd),
+                w("batches.planned", value=say.usd(outlook.planned_usd)),
+            ),
+            Stat(w("batches.held"), say.usd(line.reserved_usd), budget, w("overview.reserved_help")),
+        ]
     )
     with st.container(border=True):
         left, right = st.columns([4, 1], vertical_alignment="center")

@@ -8,7 +8,7 @@ from typing import Literal
 import streamlit as st
 from dashboard_parts import charts
 from dashboard_parts.frame import header, shown
-from dashboard_parts.look import TIER_COLOURS, TIER_ICONS, markup, share_bar
+from dashboard_parts.look import TIER_COLOURS, TIER_ICONS, Stat, markup, share_bar, stats
 from dashboard_parts.session import history, settings, words
 
 from hybrid_video.calculating import Calculation, Inquiry, calculate
@@ -147,41 +147,29 @@ def _answer(found: Calculation, profile: str) -> None:
             ),
             icon=":material/warning:",
         )
-    row = st.columns(4)
     each = found.chosen.cost_usd / found.inquiry.jobs
-    row[0].metric(
-        w("calculator.cost"),
-        say.usd(found.chosen.cost_usd),
-        w("calculator.each", cost=say.usd(each)),
-        delta_color="off",
-        delta_arrow="off",
-        border=True,
-    )
-    row[1].metric(
-        w("calculator.time"),
-        say.duration(found.chosen.duration_s),
-        _longer(found),
-        delta_color="off",
-        delta_arrow="off",
-        border=True,
-    )
-    row[2].metric(
-        w("calculator.saved"),
-        say.usd(found.saved_usd),
-        w("calculator.saved_share", share=say.percent(found.saved_share)),
-        delta_color="off",
-        delta_arrow="off",
-        border=True,
-        help=w("calculator.saved_help"),
-    )
-    row[3].metric(
-        w("calculator.month"),
-        say.usd(found.month_usd),
-        w("calculator.month_google", cost=say.usd(found.month_all_gemini_usd)),
-        delta_color="off",
-        delta_arrow="off",
-        border=True,
-        help=w("calculator.month_help", time=say.duration(found.month_busy_s)),
+    busy = say.duration(found.month_busy_s)
+    stats(
+        [
+            Stat(w("calculator.cost"), say.usd(found.chosen.cost_usd), w("calculator.each", cost=say.usd(each))),
+            Stat(
+                w("calculator.time"),
+                say.duration(found.chosen.duration_s),
+                w("calculator.on", count=say.count(found.inquiry.jobs)),
+            ),
+            Stat(
+                w("calculator.saved"),
+                say.usd(found.saved_usd),
+                w("calculator.saved_share", share=say.percent(found.saved_share)) + ", " + _longer(found),
+                w("calculator.saved_help"),
+            ),
+            Stat(
+                w("calculator.month"),
+                say.usd(found.month_usd),
+                w("calculator.month_google", cost=say.usd(found.month_all_gemini_usd)),
+                w("calculator.month_help", time=busy),
+            ),
+        ]
     )
     with st.container(border=True):
         st.markdown(f"**{w('calculator.split')}**")
@@ -230,7 +218,7 @@ def _comparison(found: Calculation) -> None:
             w("calculator.cost"): w.amounts.usd(plan.cost_usd),
             w("calculator.time"): w.amounts.duration(plan.duration_s),
             w("calculator.against"): _against(plan, found.all_gemini),
-            w("calculator.split"): charts.split_text(plan, w),
+            w("chart.split"): charts.split_text(plan, w),
         }
         for name, plan in plans
     ]

@@ -6,7 +6,7 @@ from html import escape
 
 import streamlit as st
 from dashboard_parts.frame import header, shown
-from dashboard_parts.look import TIER_COLOURS, colour, facts, markup, pill
+from dashboard_parts.look import TIER_COLOURS, Stat, colour, facts, markup, pill, stats
 from dashboard_parts.pieces import job_pill, tier_pill, told
 from dashboard_parts.session import ledger, words
 from dashboard_parts.states import live, no_rows, nothing_yet
@@ -140,14 +140,7 @@ def _card(batch: str, name: str) -> None:
             st.video(str(clip.path), format=clip.media_type, loop=True, muted=True, alt=view.spec.prompt[:200])
         elif clip is not None:
             st.image(str(clip.path), alt=view.spec.prompt[:200])
-        st.metric(
-            w("jobs.cost"),
-            say.usd(view.job.cost_usd),
-            _against_quote(view),
-            delta_color="off",
-            delta_arrow="off",
-            border=True,
-        )
+        stats([Stat(w("jobs.cost"), say.usd(view.job.cost_usd), _against_quote(view))])
     made = {attempt.number: attempt for attempt in view.attempts}
     for decision in reversed(view.decisions):
         _decision(decision, made.get(decision.attempt))
@@ -260,11 +253,15 @@ def _terms(candidate: CandidateLine) -> str:
     hue = TIER_COLOURS[candidate.tier.value]
     rows = "".join(
         f"<span>{escape(w.known('term', term.name))}</span>"
-        f'<div class="hv-bar" aria-hidden="true"><i style="width:{max(0.0, min(1.0, term.value)) * 100:.1f}%;background:{hue}"></i></div>'
+        f'<div class="hv-bar" aria-hidden="true">{_filled(term.value, hue)}</div>'
         f'<span class="hv-num">{term.points:.1f} / {term.weight:g}</span>'
         for term in candidate.terms
     )
     return f'<div class="hv-terms">{rows}</div>'
+
+
+def _filled(share: float, hue: str) -> str:
+    return f'<i style="width:{max(0.0, min(1.0, share)) * 100:.1f}%;background:{hue}"></i>'
 
 
 shown(page)

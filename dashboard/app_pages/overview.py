@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import streamlit as st
 from dashboard_parts import charts
 from dashboard_parts.frame import header, shown
-from dashboard_parts.look import STATE_COLOURS, dot, markup
+from dashboard_parts.look import STATE_COLOURS, Stat, dot, markup, stats
 from dashboard_parts.pieces import batch_card, batch_pill, gallery, progress_text, tier_bar
 from dashboard_parts.session import history, ledger, settings, words
 from dashboard_parts.states import live, not_configured, nothing_yet
@@ -19,7 +19,7 @@ from hybrid_video.settings import Settings
 from hybrid_video.views import BackendView, BatchView, Overview, backends, batch, batches, clips, overview
 
 SHOWN_BATCHES = 5
-SHOWN_CLIPS = 4
+SHOWN_CLIPS = 6
 SPEND_DAYS = 14
 STATES = {
     "healthy": STATE_COLOURS["ok"],
@@ -42,29 +42,14 @@ def page() -> None:
         else:
             not_configured()
         return
-    _now()
-    left, right = st.columns([1.25, 1], gap="medium")
+    _numbers()
+    left, right = st.columns([1.3, 1], gap="medium")
     with left:
-        _spend_days()
-    with right:
+        _batch_list()
         _newest_clips()
-
-
-@live(2)
-def _now() -> None:
-    found = settings()
-    with ledger(found) as opened:
-        in_force = applied(found, opened)
-        seen = overview(opened, in_force)
-        lines = backends(opened, in_force)
-        shown_batches = _batches(opened)
-    _numbers(seen)
-    left, right = st.columns([1.25, 1], gap="medium")
-    with left:
-        _batch_list(shown_batches)
     with right:
-        _money(seen)
-        _backends(lines, seen)
+        _money()
+        _spend_days()
 
 
 def _batches(opened: Ledger) -> list[BatchView]:
@@ -74,26 +59,37 @@ def _batches(opened: Ledger) -> list[BatchView]:
     return [batch(opened, name) for name in list(dict.fromkeys([*running, *recent]))[:SHOWN_BATCHES]]
 
 
-def _numbers(seen: Overview) -> None:
+@live(2)
+def _numbers() -> None:
     w = words()
     say = w.amounts
-    row = st.columns(5)
-    _metric(row[0], "active", say.count(seen.active_jobs), w("overview.batches", count=len(seen.running_batches)))
-    _metric(row[1], "queued", say.count(seen.queued_jobs), w("overview.uncertain", count=seen.uncertain_jobs))
-    _metric(row[2], "completed", say.count(seen.completed_today), w("overview.today"))
-    _metric(row[3], "failed", say.count(seen.failed_today), w("overview.cancelled", count=seen.cancelled_today))
-    below = w("overview.of_them_working", time=say.duration(seen.average_execution_s))
-    _metric(row[4], "average", say.duration(seen.average_s), below)
-
-
-def _metric(place: st.delta_generator.DeltaGenerator, key: str, value: str, below: str) -> None:
-    place.metric(
-        words()(f"overview.{key}"), value, below, delta_color="off", delta_arrow="off", border=True, height="stretch"
+    found = settings()
+    with ledger(found) as opened:
+        seen = overview(opened, applied(found, opened))
+    worked = seen.average_execution_s
+    real = None if worked is None else worked / found.routing.time_scale
+    stats(
+        [
+            Stat(
+                w("overview.active"),
+                say.count(seen.active_jobs),
+                w("overview.batches", count=len(seen.running_batches)),
+            ),
+            Stat(w("overview.queued"), say.count(seen.queued_jobs), w("overview.uncertain", count=seen.uncertain_jobs)),
+            Stat(w("overview.completed"), say.count(seen.completed_today), w("overview.today")),
+            Stat(
+                w("overview.failed"), say.count(seen.failed_today), w("overview.cancelled", count=seen.cancelled_today)
+            ),
+            Stat(w("overview.average"), say.duration(seen.average_s), w("overview.working", time=say.duration(real))),
+        ]
     )
 
 
-def _batch_list(views: list[BatchView]) -> None:
+@live(2)
+def _batch_list() -> None:
     w = words()
+    with ledger() as opened:
+        views = _batches(opened)
     st.subheader(w("overview.batches_title"), anchor=False)
     for view in views:
         if view.batch.finished_at is None:
@@ -114,15 +110,26 @@ def _batch_list(views: list[BatchView]) -> None:
                     markup(f'<div style="text-align:right">{batch_pill(view.batch.state)}</div>')
 
 
-def _money(seen: Overview) -> None:
+@live(2)
+def _money() -> None:
     w = words()
-    say, spent = w.amounts, seen.spend
+    say = w.amounts
+    found = settings()
+    with ledger(found) as opened:
+        in_force = applied(found, opened)
+        seen = overview(opened, in_force)
+        lines = backends(opened, in_force)
+    spent = seen.spend
     st.subheader(w("overview.money"), anchor=False)
     with st.container(border=True):
-        row = st.columns(3)
-        row[0].metric(w("overview.spent_today"), say.usd(spent.today_usd))
-        row[1].metric(w("overview.spent_month"), say.usd(spent.month_usd))
-        row[2].metric(w("overview.reserved"), say.usd(spent.reserved_usd), help=w("overview.reserved_help"))
+        stats(
+            [
+                Stat(w("overview.spent_today"), say.usd(spent.today_usd)),
+                Stat(w("overview.spent_month"), say.usd(spent.month_usd)),
+                Stat(w("overview.reserved"), say.usd(spent.reserved_usd), help=w("overview.reserved_help")),
+            ],
+            plain=True,
+        )
         parts = [(line.tier.value, float(line.month_usd), say.usd(line.month_usd)) for line in spent.by_tier]
         markup(tier_bar(parts, w("overview.spent_month")))
         for amount, cap, key in (
@@ -132,6 +139,7 @@ def _money(seen: Overview) -> None:
             if cap:
                 said = w(f"overview.{key}", spent=say.usd(amount), cap=say.usd(cap)).replace("$", "\\$")
                 st.progress(min(1.0, float(amount / cap)), said)
+    _backends(lines, seen)
 
 
 def _backends(lines: tuple[BackendView, ...], seen: Overview) -> None:
@@ -146,10 +154,10 @@ def _backends(lines: tuple[BackendView, ...], seen: Overview) -> None:
             state = w.known("backend_state", line.state)
             load = w("overview.load", active=line.active, lanes=line.lanes)
             rows.append(
-                f"<dt>{dot(STATES[line.state])}<b>{line.backend}</b></dt>"
-                f'<dd class="hv-num">{state} · {load} · {say.usd(line.spent_today_usd)}</dd>'
+                f"<span>{dot(STATES[line.state])}{line.backend}</span>"
+                f'<b class="hv-num">{state} · {load} · {say.usd(line.spent_today_usd)}</b>'
             )
-        markup(f'<dl class="hv-facts">{"".join(rows)}</dl>' if rows else f"<p>{w('overview.no_backend')}</p>")
+        markup(f'<div class="hv-facts">{"".join(rows)}</div>' if rows else f"<p>{w('overview.no_backend')}</p>")
         if seen.pods.open:
             st.caption(
                 w(
@@ -175,7 +183,9 @@ def _spend_days() -> None:
             return
         drawn = frame.assign(name=[w.known("tier", name) for name in frame["name"]])
         known = dict(zip(drawn["name"], frame["name"], strict=True))
-        st.altair_chart(charts.spend_by_day(drawn, w, known=known, height=230), alt=w("overview.spend_days", days=14))
+        st.altair_chart(
+            charts.spend_by_day(drawn, w, known=known, since=since, height=210), alt=w("overview.spend_days", days=14)
+        )
 
 
 @live(5)
@@ -186,7 +196,7 @@ def _newest_clips() -> None:
         newest = clips(opened, limit=SHOWN_CLIPS).items
     st.subheader(w("overview.clips"), anchor=False)
     if newest:
-        gallery(newest, found, columns=2, key="newest")
+        gallery(newest, found, columns=3, key="newest")
     else:
         st.caption(w("overview.clips_none"))
 

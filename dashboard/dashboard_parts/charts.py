@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, date, datetime
 from typing import Any
 
 import altair as alt
@@ -19,19 +20,30 @@ DOLLARS = "$,.2f"
 
 
 def spend_by_day(
-    frame: pd.DataFrame, w: Words, *, known: Mapping[str, str] | None = None, height: int = HEIGHT
+    frame: pd.DataFrame,
+    w: Words,
+    *,
+    known: Mapping[str, str] | None = None,
+    since: date | None = None,
+    height: int = HEIGHT,
 ) -> alt.Chart:
     """Stacked bars. Columns: day, name, cost_usd, clips.
 
     Args:
         known: what a shown name stands for, so that a translated tier keeps its colour.
+        since: first day of the axis, also where it has no spend.
     """
     names = _by_sum(frame, "name", "cost_usd")
     return (
         alt.Chart(frame)
         .mark_bar(cornerRadiusEnd=2)
         .encode(
-            x=alt.X("day:T", title=None, axis=alt.Axis(format="%d %b", labelOverlap=True, tickCount=10, grid=False)),
+            x=alt.X(
+                "yearmonthdate(day):T",
+                title=None,
+                scale=_days(frame, since),
+                axis=alt.Axis(format="%d %b", labelOverlap=True, tickCount=8, grid=False),
+            ),
             y=alt.Y("cost_usd:Q", title=None, axis=alt.Axis(format="$,.6~g", tickCount=5)),
             color=_scale(names, known=known),
             order=alt.Order("sum(cost_usd):Q", sort="descending"),
@@ -70,13 +82,13 @@ def quoted_against_actual(frame: pd.DataFrame, w: Words) -> alt.LayerChart:
             alt.Tooltip("usd:Q", title=w("chart.spend"), format="$,.4f"),
         ],
     )
-    return (base.mark_line(strokeWidth=2) + base.mark_point(size=16, filled=True)).properties(height=HEIGHT)
+    return (base.mark_line(strokeWidth=2) + base.mark_point(size=34, filled=True, opacity=1)).properties(height=HEIGHT)
 
 
 def latency(frame: pd.DataFrame, w: Words) -> alt.LayerChart:
     """A range from P50 to P99 with its three marks per backend. Columns: backend, p50_s, p95_s, p99_s, clips."""
     shades = _scale(list(frame["backend"]), "backend", legend=False)
-    y = alt.Y("backend:N", title=None, sort=None, axis=alt.Axis(grid=False))
+    y = alt.Y("backend:N", title=None, axis=alt.Axis(grid=False, labelOverlap=False, labelLimit=140))
     tooltip = [
         alt.Tooltip("backend:N", title=w("chart.backend")),
         alt.Tooltip("p50_s:Q", title="P50 (s)", format=",.1f"),
@@ -98,7 +110,11 @@ def latency(frame: pd.DataFrame, w: Words) -> alt.LayerChart:
             x=alt.X("seconds:Q"),
             y=y,
             color=shades,
-            shape=alt.Shape("percentile:N", title=None, legend=alt.Legend(orient="top")),
+            shape=alt.Shape(
+                "percentile:N",
+                title=None,
+                legend=alt.Legend(orient="top", symbolFillColor=REST_COLOUR, symbolStrokeColor=REST_COLOUR),
+            ),
             tooltip=[
                 alt.Tooltip("backend:N", title=w("chart.backend")),
                 alt.Tooltip("percentile:N", title=w("chart.name")),
@@ -106,7 +122,7 @@ def latency(frame: pd.DataFrame, w: Words) -> alt.LayerChart:
             ],
         )
     )
-    return (span + marks).properties(height=max(120, 46 * len(frame) + 40))
+    return (span + marks).properties(height=max(150, 48 * len(frame) + 60))
 
 
 def bars(
@@ -116,9 +132,9 @@ def bars(
     order = _by_sum(frame, name, value)
     return (
         alt.Chart(frame)
-        .mark_bar(cornerRadiusEnd=3, height={"band": 0.68})
+        .mark_bar(cornerRadiusEnd=3, size=20)
         .encode(
-            x=alt.X(f"{value}:Q", title=None, axis=alt.Axis(format=value_format, tickCount=5)),
+            x=alt.X(f"{value}:Q", title=None, axis=alt.Axis(format=value_format, tickCount=5, tickMinStep=1)),
             y=alt.Y(f"{name}:N", title=None, sort=order, axis=alt.Axis(labelLimit=180, grid=False)),
             color=_scale(sorted(set(frame[colour_by])), colour_by),
             tooltip=[
@@ -127,7 +143,7 @@ def bars(
                 alt.Tooltip(f"{value}:Q", title=value_title, format=value_format),
             ],
         )
-        .properties(height=max(120, 34 * len(order) + 50))
+        .properties(height=max(150, 40 * len(order) + 70))
     )
 
 
@@ -135,7 +151,7 @@ def busy(frame: pd.DataFrame, w: Words) -> alt.Chart:
     """Share of the day that each backend's GPUs worked. Columns: day, backend, lanes, busy_h, share."""
     return (
         alt.Chart(frame)
-        .mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=18))
+        .mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=34))
         .encode(
             x=alt.X("day:T", title=None, axis=alt.Axis(format="%d %b", tickCount=8, grid=False)),
             y=alt.Y("share:Q", title=None, axis=alt.Axis(format="~%", tickCount=5)),
@@ -201,9 +217,9 @@ def frontier(found: Calculation, w: Words) -> alt.LayerChart:
 
 
 def split_text(plan: Plan, w: Words) -> str:
-    """A split in words: `54 local, 45 cloud`."""
-    used = [f"{w.amounts.count(count)} {w.known('tier', tier)}" for tier, count in plan.split.items() if count]
-    return ", ".join(used)
+    """A split in words: `Your GPU 54 · Rented GPUs 45`."""
+    used = [f"{w.known('tier', tier)} {w.amounts.count(count)}" for tier, count in plan.split.items() if count]
+    return " · ".join(used)
 
 
 def _point(plan: Plan, divisor: float, w: Words) -> dict[str, Any]:
@@ -220,6 +236,13 @@ def _time_unit(longest_s: float) -> tuple[str, float]:
     if longest_s < 300:
         return "s", 1.0
     return ("min", 60.0) if longest_s < 3 * 3600 else ("h", 3600.0)
+
+
+def _days(frame: pd.DataFrame, since: date | None) -> alt.Scale:
+    """From the first day to the end of today."""
+    first = pd.Timestamp(since) if since is not None else pd.to_datetime(frame["day"]).min()
+    last = pd.Timestamp(datetime.now(UTC).date()) + pd.Timedelta(days=1)
+    return alt.Scale(domain=[first.isoformat(), last.isoformat()])
 
 
 def _by_sum(frame: pd.DataFrame, name: str, value: str) -> list[str]:

@@ -14,7 +14,7 @@ import streamlit as st
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 from dashboard_parts.fields import beside, complaint, minutes, money
-from dashboard_parts.look import TIER_COLOURS, markup, share_bar
+from dashboard_parts.look import TIER_COLOURS, Stat, markup, share_bar, stats
 from dashboard_parts.session import flash, history, ledger, settings, words
 from hybrid_video.batchfile import SUFFIXES, load_batch, parse_batch
 from hybrid_video.calculating import BatchEstimate, estimate
@@ -221,17 +221,17 @@ def _estimate(batch: Batch, seen: BatchEstimate, in_force: Settings) -> None:
     w = words()
     say = w.amounts
     assert seen.plan is not None  # noqa: S101 - the caller has looked
-    row = st.columns(3)
-    row[0].metric(w("new.cost"), say.usd(seen.plan.cost_usd), w("new.estimate"), delta_color="off", delta_arrow="off")
-    row[1].metric(
-        w("new.time"), say.duration(seen.plan.duration_s), w("new.estimate"), delta_color="off", delta_arrow="off"
-    )
-    row[2].metric(
-        w("new.google"),
-        say.usd(seen.all_gemini.cost_usd),
-        w("new.google_time", time=say.duration(seen.all_gemini.duration_s)),
-        delta_color="off",
-        delta_arrow="off",
+    stats(
+        [
+            Stat(w("new.cost"), say.usd(seen.plan.cost_usd), w("new.estimate")),
+            Stat(w("new.time"), say.duration(seen.plan.duration_s), w("new.estimate")),
+            Stat(
+                w("new.google"),
+                say.usd(seen.all_gemini.cost_usd),
+                w("new.google_time", time=say.duration(seen.all_gemini.duration_s)),
+            ),
+        ],
+        plain=True,
     )
     parts = [
         (w.known("tier", tier), float(count), TIER_COLOURS[tier], say.count(count))

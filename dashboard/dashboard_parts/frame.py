@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from html import escape
+from pathlib import Path
 
 import streamlit as st
 
@@ -15,6 +16,7 @@ from hybrid_video import __version__
 from hybrid_video.settings import Settings
 from hybrid_video.wording import LANGUAGES
 
+ASSETS = Path(__file__).resolve().parent.parent / "assets"
 PAGES = {
     "make": (("overview", ":material/space_dashboard:"), ("batches", ":material/movie:"), ("jobs", ":material/rule:")),
     "understand": (("calculator", ":material/calculate:"), ("analytics", ":material/insights:")),
@@ -25,7 +27,8 @@ PAGES = {
 def run() -> None:
     """The router: shows the page that the address names."""
     w = words()
-    st.set_page_config(page_title=w("app.name"), page_icon=":material/movie_filter:", layout="wide")
+    st.set_page_config(page_title=w("app.name"), page_icon=str(ASSETS / "icon.png"), layout="wide")
+    st.logo(str(ASSETS / "logo.svg"), icon_image=str(ASSETS / "icon.png"), size="large")
     style()
     found = _settings()
     if found is None:

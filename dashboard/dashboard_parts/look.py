@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
+from typing import NamedTuple
 
 import streamlit as st
 
@@ -40,12 +41,20 @@ TIER_ICONS = {"local": ":material/computer:", "cloud": ":material/cloud:", "gemi
 
 STYLE = """
 <style>
-.block-container {max-width: 1320px; padding-top: 2.4rem; padding-bottom: 4rem;}
+.block-container {max-width: 1320px; padding-top: 3.6rem; padding-bottom: 4rem;}
 /* A part that refreshes itself every two seconds must not fade while it does. */
 [data-stale="true"] {opacity: 1 !important; transition: none !important;}
-[data-testid="stMetricLabel"] p {font-size: .82rem; opacity: .8;}
-[data-testid="stMetricValue"], .hv-num {font-variant-numeric: tabular-nums;}
-[data-testid="stMetric"] {padding: .85rem 1rem;}
+.hv-num {font-variant-numeric: tabular-nums;}
+.hv-stats {display: grid; grid-template-columns: repeat(auto-fit, minmax(165px, 1fr)); gap: .9rem;}
+.hv-stat {border: 1px solid rgba(124,133,155,.3); border-radius: .6rem; padding: .8rem 1rem .75rem;}
+.hv-plain {grid-template-columns: repeat(auto-fit, minmax(105px, 1fr));}
+.hv-plain .hv-stat {border: none; padding: .1rem 0;}
+.hv-stat span {display: block; font-size: .84rem; opacity: .78;}
+.hv-stat abbr {text-decoration: none; cursor: help; display: inline-block; width: 1.05rem; height: 1.05rem;
+  line-height: 1rem; text-align: center; border: 1px solid currentColor; border-radius: 50%; font-size: .68rem;}
+.hv-stat b {display: block; margin: .05rem 0 0; font-size: 1.62rem; line-height: 1.3; font-weight: 600;
+  overflow-wrap: anywhere; font-variant-numeric: tabular-nums; letter-spacing: -.01em;}
+.hv-stat small {display: block; font-size: .83rem; opacity: .75; margin-top: .1rem;}
 [data-testid="stStatusWidget"] {visibility: hidden;}
 .hv-sub {opacity: .75; margin: -.6rem 0 .4rem 0; font-size: .98rem;}
 .hv-bar {display: flex; height: 14px; border-radius: 7px; overflow: hidden; gap: 2px;
@@ -57,20 +66,30 @@ STYLE = """
   vertical-align: baseline;}
 .hv-pill {display: inline-flex; align-items: center; gap: .1rem; padding: .08rem .6rem; border-radius: 999px;
   font-size: .8rem; font-weight: 600; border: 1px solid rgba(124,133,155,.4); white-space: nowrap;}
-.hv-facts {display: grid; grid-template-columns: minmax(7rem, max-content) 1fr; gap: .3rem 1.1rem; font-size: .92rem;}
-.hv-facts dt {opacity: .72;} .hv-facts dd {margin: 0; overflow-wrap: anywhere;}
+.hv-facts {margin: 0; padding: 0; display: grid; grid-template-columns: minmax(7rem, max-content) 1fr;
+  gap: .3rem 1.1rem; font-size: .92rem;}
+.hv-facts > span {opacity: .75;} .hv-facts > b {font-weight: 400; overflow-wrap: anywhere;}
 .hv-blank {text-align: center; padding: 2.2rem 1rem 1.4rem; max-width: 34rem; margin: 0 auto;}
 .hv-blank .hv-glyph {font-size: 2.6rem; line-height: 1; opacity: .8;}
 .hv-blank h3 {margin: .5rem 0 .2rem; padding: 0;} .hv-blank p {opacity: .8; margin: 0;}
-.hv-terms {display: grid; grid-template-columns: 6.5rem 1fr 7.5rem; gap: .28rem .7rem; align-items: center;
+.hv-terms {display: grid; grid-template-columns: 6.5rem 1fr 5.2rem; gap: .28rem .7rem; align-items: center;
   font-size: .85rem; margin-top: .4rem;}
 .hv-terms .hv-bar {height: 8px;}
-.hv-terms span:last-of-type {text-align: right;}
+.hv-small {font-size: .85rem; opacity: .85; margin-top: .35rem;}
 .hv-mono {font-family: var(--st-code-font, monospace); font-size: .85em;}
 a:focus-visible, button:focus-visible, input:focus-visible {outline: 2px solid #818cf8 !important; outline-offset: 2px;}
 @media (prefers-reduced-motion: reduce) {* {animation: none !important; transition: none !important;}}
 </style>
 """
+
+
+class Stat(NamedTuple):
+    """One figure: what it is, its value, a line below it, and an explanation."""
+
+    label: str
+    value: str
+    below: str = ""
+    help: str = ""
 
 
 def style() -> None:
@@ -126,10 +145,23 @@ def share_bar(parts: Sequence[tuple[str, float, str, str]], *, label: str) -> st
     return f'<div class="hv-bar" role="img" aria-label="{escape(label)}">{bar}</div><div class="hv-key">{key}</div>'
 
 
+def stats(rows: Sequence[Stat], *, plain: bool = False) -> None:
+    """Figures side by side; they wrap on narrow screens rather than being cut."""
+    cells = "".join(
+        f'<div class="hv-stat" role="group" aria-label="{escape(row.label, quote=True)}"><span>{escape(row.label)}'
+        + (f' <abbr title="{escape(row.help, quote=True)}" tabindex="0">?</abbr>' if row.help else "")
+        + f"</span><b>{escape(row.value)}</b>"
+        + (f"<small>{escape(row.below)}</small>" if row.below else "")
+        + "</div>"
+        for row in rows
+    )
+    st.html(f'<div class="hv-stats{" hv-plain" if plain else ""}">{cells}</div>')
+
+
 def facts(rows: Mapping[str, str]) -> str:
     """Names and values one below the other, as markup; values are text."""
-    inner = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in rows.items() if value)
-    return f'<dl class="hv-facts">{inner}</dl>'
+    inner = "".join(f"<span>{escape(name)}</span><b>{escape(value)}</b>" for name, value in rows.items() if value)
+    return f'<div class="hv-facts">{inner}</div>'
 
 
 def markup(*parts: str) -> None:

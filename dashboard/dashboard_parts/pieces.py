@@ -115,8 +115,8 @@ def gallery(clips: Sequence[ClipLine], found: Settings, *, columns: int = 4, key
                     st.image(str(picture), width="stretch", alt=clip.prompt[:200])
                 st.markdown(f"**{_plain(clip.job)}**")
                 markup(
-                    f'{tier_pill(clip.tier.value, clip.backend)} <span class="hv-num" style="font-size:.85rem">'
-                    f"{escape(w.amounts.usd(clip.cost_usd))} · {escape(w.amounts.duration(clip.duration_s))}</span>"
+                    f'{tier_pill(clip.tier.value, clip.backend)}<div class="hv-num hv-small">'
+                    f"{escape(w.amounts.usd(clip.cost_usd))} · {escape(w.amounts.duration(clip.duration_s))}</div>"
                 )
                 if picture is not None and st.button(
                     w("clips.play"),
