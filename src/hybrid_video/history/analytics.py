@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
+from hybrid_video.history.projection import Projection, project_month
 from hybrid_video.history.store import History, Question
 from hybrid_video.models import NANO_USD
 
@@ -201,6 +202,19 @@ class Analysis:
             group by day, backend order by day, backend
             """
         )
+
+    def projection(self, today: date) -> Projection | None:
+        """The present month's spend, from the last weeks of this selection whatever its period is."""
+        where, values = replace(self._selection, since=today - timedelta(days=62), until=None).sql()
+        frame = self._ask(
+            f"""
+            select cast(finished_at as date) as day, cast(sum(cost_usd) * 1000000000 as bigint) as nano
+            from attempts where {where} group by day
+            """,  # noqa: S608 - our own condition
+            values,
+        )
+        daily = {day.date(): _dollars(nano) for day, nano in zip(frame["day"], frame["nano"], strict=True)}
+        return project_month(daily, today)
 
     def attempts(self, *, limit: int | None = None) -> pd.DataFrame:
         """The rows themselves, newest first, for export."""
