@@ -7,7 +7,7 @@ KILLS ?= 1000
 PYTEST_FLAGS ?= -n 2 --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test check format bench chaos schema docs audit sbom clean
+.PHONY: help setup setup-dev demo test check format bench chaos load schema docs audit sbom clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "%-10s %s\n", $$1, $$2}'
@@ -42,6 +42,9 @@ bench: setup-dev ## Measure; prints JSON
 
 chaos: setup-dev ## Kill batch runs KILLS times (1000) and compare ledger, clips and charges; goes on where it stopped
 	@$(RUN) python benchmarks/chaos.py --kills $(KILLS) $(if $(SEED),--seed $(SEED))
+
+load: setup-dev ## 100, 300 and 1,000 jobs at once, beside Prefect's floor and a bare client
+	@$(RUN) python -m benchmarks.load
 
 schema: setup-dev ## Write the JSON Schema of batch files
 	$(RUN) python -c "from hybrid_video.batchfile import json_schema; import json; print(json.dumps(json_schema(), indent=2))" > schemas/batch.schema.json
