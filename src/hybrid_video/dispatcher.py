@@ -21,7 +21,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hybrid_video.goals import GUARD, SLACK, Goal, LaneState, horizon
-from hybrid_video import rounds
 from hybrid_video.rounds import Backend, Round
 from hybrid_video.waiting import AGING_S, Entry, Kind, PendingJob, Waiting, grouped, precedence, size_of
 
@@ -47,7 +46,7 @@ TOLERANCE_S = 1e-6
 JUST_IN_TIME = 0.8
 """Share of the time left that the dearest backend's work may fill before it starts: its times are the least known."""
 
-SURE = 0.1
+SURE = 0.4
 """Share of what the cheaper backends can finish by which they must fall short before clips are made early to learn."""
 
 
@@ -150,7 +149,7 @@ def _reason(state: Round, kind: Kind, job: PendingJob, backend: Backend, index: 
     if kind.urgent:
         best = min(other.finish_s(job) for other in others)
         return f"finishes it first, in {finish:.0f} s; speed is prioritised" if finish <= best else None
-    if finish > state.horizon_s + (0.5 if state.soft else rounds.LATE * backend.cv) * service + TOLERANCE_S:
+    if finish > state.horizon_s + (0.5 * service if state.soft else 0.0) + TOLERANCE_S:
         rescue = any(other.finish_s(job) < finish for other in others)
         return None if rescue else f"the goal of {state.horizon_s:.0f} s cannot be met; no other finishes it earlier"
     cheaper = [other for other in others if other.position < backend.position]
@@ -164,11 +163,11 @@ def _reason(state: Round, kind: Kind, job: PendingJob, backend: Backend, index: 
 def _needed(state: Round, backend: Backend, cheaper: list[Backend], service: float, *, dearest: bool) -> str | None:
     """Why a backend is needed though there are cheaper ones; None if it is not, or not yet."""
     over, rivals, room = state.overflow(cheaper, backend.position)
-    if not dearest:
-        over += int(state.short_by(cheaper))
+    if not dearest and over > -state.short_by(cheaper):
+        over = max(over, 1)
     in_time_s = JUST_IN_TIME * (state.horizon_s - 2 * service)
     proven = not backend.probes or over < SURE * room
-    hope = room >= 0.5 or any(any(other.held) for other in cheaper)
+    hope = room >= 1 or any(any(other.held) for other in cheaper)
     can_wait = dearest and hope and proven and over < backend.capacity(in_time_s, state.soft)
     if over <= 0 or can_wait:
         return None

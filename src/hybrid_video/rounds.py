@@ -15,6 +15,9 @@ LONGEST_S = 1e9
 UNSURE = 0.05
 """Share by which the room of the cheaper backends may turn out smaller; large jobs are kept back for that case."""
 
+SAFETY = 2.0
+"""Standard deviations by which the cheaper backends are taken to fall short of what they can finish."""
+
 WASTE = 0.35
 """Share of a mean clip that a slot loses at the end where sizes differ (simulated; the largest are taken first)."""
 
@@ -25,6 +28,7 @@ class Backend:
     __slots__ = (
         "_capacity",
         "alike",
+        "cv",
         "free",
         "held",
         "key",
@@ -37,9 +41,10 @@ class Backend:
         "service_s",
     )
 
-    def __init__(self, key: str, total: Total, pace: float, probes: int) -> None:
+    def __init__(self, key: str, total: Total, pace: float, probes: int, cv: float) -> None:
         self.key = key
         self.pace = pace
+        self.cv = cv
         self.alike = total.alike
         self.service_s = total.service_s * pace
         self.price_usd: Decimal = total.price_usd
@@ -112,7 +117,9 @@ class Round:
         soft: bool,
         pace: Mapping[str, float],
         probes: Mapping[str, int],
+        spread: Mapping[str, float] | None = None,
     ) -> None:
+        spread = spread or {}
         self._waiting = waiting
         self.horizon_s = min(horizon_s, LONGEST_S)
         self.soft = soft
@@ -125,8 +132,9 @@ class Round:
                 total = totals.get(lane.backend)
                 if total is None or not total.jobs:
                     continue
-                backend = Backend(lane.backend, total, pace.get(lane.backend, 1.0), probes.get(lane.backend, 0))
-                found[lane.backend] = backend
+                key = lane.backend
+                backend = Backend(key, total, pace.get(key, 1.0), probes.get(key, 0), spread.get(key, 0.0))
+                found[key] = backend
             backend.add(lane)
             self.lanes += 1
         self.backends = sorted(found.values(), key=lambda b: (b.price_usd, b.service_s, b.key))
@@ -167,6 +175,14 @@ class Round:
                 rivals += len(kind.entries)
         room = sum(b.capacity(self.horizon_s, self.soft) for b in self.backends if b.key in keys)
         return rivals - room, rivals, room
+
+    def short_by(self, cheaper: Sequence[Backend]) -> float:
+        """How many clips fewer than expected backends may come to finish within the horizon, by their spread.
+
+        The number a slot finishes in a time scatters like the square root of its mean times the spread of one clip.
+        """
+        scatter = sum([b.capacity(self.horizon_s, self.soft) * b.cv * b.cv for b in cheaper if b.cv])
+        return SAFETY * math.sqrt(scatter) if scatter else 0.0
 
     def left_to(self, dearest: Backend, kind: Kind) -> int:
         """How many of the largest jobs of a kind the cheaper backends must leave to the dearest.
