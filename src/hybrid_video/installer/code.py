@@ -11,7 +11,7 @@ from hybrid_video.installer.commands import Runner, find_program
 
 _SHA = re.compile(r"[0-9a-f]{40}")
 _RELEASE = re.compile(r"refs/tags/(v(\d+)\.(\d+)\.(\d+))$")
-GIT = {"GIT_TERMINAL_PROMPT": "0", "GIT_ASKPASS": ""}
+GIT = {"GIT_TERMINAL_PROMPT": "0", "GIT_ASKPASS": "", "GIT_OPTIONAL_LOCKS": "0"}
 NETWORK = (
     "check the network and the address; behind a proxy set https_proxy, or name another copy with --source. Then run "
     "this again: it goes on where it stopped"
@@ -90,7 +90,7 @@ def head(runner: Runner, folder: Path) -> str:
         return ""
     git = need_git()
     at = runner.run([git, "rev-parse", "HEAD"], cwd=folder)
-    changed = runner.run([git, "status", "--porcelain", "--untracked-files=no"], cwd=folder)
+    changed = runner.run([git, "status", "--porcelain", "--untracked-files=no"], cwd=folder, environment=GIT)
     return at.out.strip() if at.ok and changed.ok and not changed.out.strip() else ""
 
 

@@ -299,7 +299,7 @@ class Downloader:
                 writing.seek(start)
                 writing.truncate()
                 done = start
-                for chunk in response.iter_raw(CHUNK_BYTES):
+                for chunk in response.iter_raw():  # with a size, httpx would lose what it gathers when the line breaks
                     self._stop_if_cancelled()
                     if done + len(chunk) > file.bytes:
                         raise _NextSource(f"it sends more than {file.bytes} bytes; it is another file")

@@ -338,9 +338,8 @@ class Installation:
             return False
         work.notice("the new version does not work; going back to the one before")
         failed, work.target = work.target, previous
-        work.keep(previous=None)
         next(step for step in ROLLBACK if step.id == "service").run(work)
-        work.keep(previous=None, current=previous, options={**work.receipt.options, "ref": previous.ref})
+        work.keep(previous=work.before.previous, options=work.before.options)
         if failed is not None:
             shutil.rmtree(self.layout.version(failed.id).folder, ignore_errors=True)
         return True

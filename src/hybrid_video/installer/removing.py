@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hybrid_video.installer.layout import Layout
-from hybrid_video.installer.receipt import Receipt
+from hybrid_video.installer.receipt import Receipt, write_receipt
 from hybrid_video.installer.service import Service
 from hybrid_video.installer.settings_file import remove_url
 from hybrid_video.models import Model
@@ -54,8 +54,12 @@ def remove(
         _take(folder, removed)
     _choose((layout.models,), delete_models and not layout.models.is_symlink(), removed, kept)
     _choose(tuple(layout.data / name for name in OUTPUTS), delete_outputs, removed, kept)
-    layout.receipt.unlink(missing_ok=True)
-    removed.append(str(layout.receipt))
+    if kept:  # what stays is still known: a later run takes it up, a later uninstall may take it away
+        files = receipt.files if layout.models.exists() else ()
+        write_receipt(layout, Receipt(files=files, options=receipt.options))
+    else:
+        layout.receipt.unlink(missing_ok=True)
+        removed.append(str(layout.receipt))
     return Removal(removed=tuple(removed), kept=tuple(kept))
 
 

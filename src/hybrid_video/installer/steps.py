@@ -57,7 +57,10 @@ def _always(_work: Work) -> bool:
 def _check(work: Work) -> str:
     checks.check_folder(work.layout, work.receipt if work.layout.receipt.exists() else None)
     service = work.installed_service()
-    checks.check_port(work.options.port, ours_runs=bool(service and service.running() and _same_port(work)))
+    runs = bool(service and service.running())
+    if service and not runs:
+        service.stop()  # a ComfyUI whose supervisor was killed would still hold the port
+    checks.check_port(work.options.port, ours_runs=runs and work.receipt.url == work.options.url)
     code.need_git()
     missing = _downloader(work).missing_bytes(files_of(work.bundles))
     software_gb = 0.0 if _is_made(work) else CODE_GB + _torch_gb(work)
@@ -69,10 +72,6 @@ def _check(work: Work) -> str:
         work.notice(work.torch.warning)
     work.keep(options=work.options.stored())
     return f"{work.machine.free_disk_gb:g} GB free, port {work.options.port}, {work.torch.reason}"
-
-
-def _same_port(work: Work) -> bool:
-    return work.receipt.url == work.options.url
 
 
 def _is_made(work: Work) -> bool:

@@ -44,6 +44,7 @@ class Work:
         self.layout = layout
         self.journal = journal
         self.receipt = receipt
+        self.before = receipt
         self.machine = machine
         self.torch = torch
         self.bundles = bundles
