@@ -53,7 +53,7 @@ class WatcherLease:
     def __init__(self, settings: Settings, ledger: Ledger, owner: Owner) -> None:
         home = settings.storage.home
         home.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(home / LOCK_FILE)
+        self._lock = FileLock(home / LOCK_FILE, thread_local=False)  # taken in one thread, given back in another
         self._ledger = ledger
         self._owner = owner
 

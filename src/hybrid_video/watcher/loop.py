@@ -42,6 +42,10 @@ log = logging.getLogger(__name__)
 HEALTH_S = 30.0
 RENEW_S = 10.0
 RECONCILE_S = 60.0
+TENDING_S = 5.0
+SHORTEST_TENDING_S = 0.4
+"""Beside quickened emulators; the vendor's quota of requests is not quickened."""
+
 STAND_BY_S = 2.0
 END_S = 15.0
 """What is under way at the end, such as the creation of a pod, may take so long to be finished."""
@@ -207,7 +211,7 @@ class Watcher:
             self._care = PodCare(self._settings, self._ledger, self._pool, self._token)
             duties += [
                 Duty("pods", self._scaling.tick_s, self._scale),
-                Duty("tending pods", self._scaling.tick_s, self._tend),
+                Duty("tending pods", max(SHORTEST_TENDING_S, TENDING_S / scale), self._tend),
                 Duty("sick pods", self._care.pause_s, self._look_after),
                 Duty("reconciling", max(5.0, RECONCILE_S / scale), self._reconcile),
             ]
@@ -346,9 +350,7 @@ class Watcher:
 
 def pods_configured(settings: Settings) -> bool:
     """Whether this installation may open pods."""
-    return bool(
-        settings.runpod.api_key and (settings.pods.image or settings.pods.template_id) and settings.pods.max_pods > 0
-    )
+    return bool(settings.runpod.api_key and settings.pods.may_open)
 
 
 def _context(settings: Settings) -> BackendContext:

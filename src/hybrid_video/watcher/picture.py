@@ -13,7 +13,7 @@ from statistics import median
 
 import sqlalchemy as sa
 
-from hybrid_video.autoscaler import Arrivals, PodOffer, PodView, ScaleState, lanes_of
+from hybrid_video.autoscaler import Arrivals, LaneView, PodOffer, PodView, ScaleState
 from hybrid_video.demand import BatchDemand
 from hybrid_video.ledger import Ledger
 from hybrid_video.ledger import schema as t
@@ -78,6 +78,7 @@ def scaled(demand: BatchDemand, now: datetime, scale: float) -> BatchDemand:
     return aged.model_copy(
         update={
             "lanes": lanes,
+            "guard_s": aged.guard_s * scale,
             "deadline_s": None if aged.deadline_s is None else aged.deadline_s * scale,
             "pod_service_s": None if aged.pod_service_s is None else aged.pod_service_s * scale,
             "value_of_time_usd_per_h": aged.value_of_time_usd_per_h / scale,
@@ -102,6 +103,7 @@ def pod_views(
 def state_of(
     *,
     demands: Sequence[BatchDemand],
+    lanes: tuple[LaneView, ...],
     pods: tuple[PodView, ...],
     offer: PodOffer | None,
     arrivals: Arrivals,
@@ -111,7 +113,7 @@ def state_of(
     """Everything together; demands are on the vendor's clock already."""
     return ScaleState(
         demands=tuple(demands),
-        lanes=lanes_of(demands),
+        lanes=lanes,
         pods=pods,
         offer=offer,
         arrivals=arrivals,

@@ -18,7 +18,7 @@ from decimal import Decimal
 from typing import Any
 
 from hybrid_video import autoscaler
-from hybrid_video.autoscaler import PodOffer, ScaleDecision
+from hybrid_video.autoscaler import LaneMemory, PodOffer, ScaleDecision
 from hybrid_video.demand import BatchDemand
 from hybrid_video.errors import BackendError, ConfigurationError, FailureKind, HybridVideoError, LimitError
 from hybrid_video.ledger import Ledger
@@ -77,6 +77,7 @@ class Scaling:
         self._demands = demands
         self._scale = settings.routing.time_scale
         self._arrivals = ArrivalWatch(self._scale)
+        self._lanes = LaneMemory()
         self._recalled = False
         self._paused_until_s = float("-inf")
         self._drained: set[str] = set()
@@ -143,6 +144,7 @@ class Scaling:
             return demands, pods, ScaleDecision(close=idle, reason="the watcher ends: idle pods are closed")
         state = picture.state_of(
             demands=demands,
+            lanes=self._lanes.see(demands, time.monotonic() * self._scale),
             pods=views,
             offer=self._offer(service_s, cold_s),
             arrivals=arrivals,
