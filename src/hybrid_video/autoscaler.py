@@ -10,6 +10,7 @@ import math
 
 from hybrid_video.scaling.arrivals import ArrivalRate, Arrivals, window_s
 from hybrid_video.scaling.break_even import break_even
+from hybrid_video.scaling.lane_memory import LaneMemory
 from hybrid_video.scaling.state import (
     Billing,
     Figure,
@@ -27,6 +28,7 @@ __all__ = [
     "Arrivals",
     "Billing",
     "Figure",
+    "LaneMemory",
     "LaneView",
     "PodOffer",
     "PodView",

@@ -22,7 +22,7 @@ GUARD = 0.6
 class LaneState:
     """A lane as it stands: `free_s` is when it could start another job; `outstanding` what it holds already.
 
-    `ahead` is how many it may hold behind the running one, `model` what it made last and so has loaded. `paid` is a lane
+    `ahead` is how many it may hold behind the running one, `model` what it made last and so has loaded. `paid` is one
     that costs the same whether it works or not, such as a rented GPU while it is open.
     """
 
@@ -82,12 +82,15 @@ def horizon(goal: Goal, waiting: Waiting, lanes: Sequence[LaneState], pace: Mapp
     return plan.duration_s + SLACK * min(resource.service_s for resource in resources) if plan else math.inf
 
 
+def guard_s(services_s: Sequence[float], whole_s: float | None) -> float:
+    """Seconds to keep in hand before a deadline: `GUARD` of the longest clip, at most a tenth of the whole."""
+    return min(GUARD * max(services_s, default=0.0), 0.1 * (whole_s or 0.0))
+
+
 def _guard_s(goal: Goal, resources: Sequence[Resource]) -> float:
     if goal.guard_s is not None:
         return goal.guard_s
-    return min(
-        GUARD * max(resource.service_s for resource in resources), 0.1 * (goal.whole_s or goal.deadline_s or 0.0)
-    )
+    return guard_s([resource.service_s for resource in resources], goal.whole_s or goal.deadline_s)
 
 
 def _resources(waiting: Waiting, lanes: Sequence[LaneState], pace: Mapping[str, float]) -> list[Resource]:

@@ -16,7 +16,7 @@ from hybrid_video.demand import BatchDemand, LaneDemand
 from hybrid_video.engine.forecast import pool_of
 from hybrid_video.engine.selection import Shot
 from hybrid_video.errors import HybridVideoError
-from hybrid_video.goals import LaneState
+from hybrid_video.goals import LaneState, guard_s
 from hybrid_video.models import Lane, Tier
 from hybrid_video.watcher.demand_store import HEARTBEAT_S, DemandStore
 
@@ -40,10 +40,12 @@ def demand_of(
     deadline_s: float | None,
     budget_left_usd: Decimal | None,
     value_of_time_usd_per_h: float,
+    whole_s: float | None = None,
 ) -> BatchDemand:
     """What a run still has to do, from its waiting jobs and its lanes as they stand.
 
     Args:
+        whole_s: the deadline as it was at the start.
         lanes: every lane, pods' among them; only the others are published, because the watcher knows the pods.
     """
     sample = waiting[:: max(1, len(waiting) // SAMPLE)]
@@ -59,6 +61,8 @@ def demand_of(
         waiting_jobs=len(waiting),
         under_way_jobs=max(0.0, under_way_jobs),
         deadline_s=deadline_s,
+        guard_s=0.0 if deadline_s is None else guard_s([line.service_s for line in means.values()], whole_s),
+        budget_is_goal=budget_left_usd is not None and deadline_s is None,
         budget_left_usd=None if budget_left_usd is None else max(Decimal(0), budget_left_usd),
         lanes=tuple(
             LaneDemand(

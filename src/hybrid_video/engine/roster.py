@@ -133,7 +133,9 @@ class Roster:
         now = now or utc_now()
         cold_start_s = self.settings.pods.cold_start_s / self.settings.routing.time_scale
         return [
-            LaneState(f"{POD_PREFIX}{record.name}", KEY, ready_in_s(record, cold_start_s, now), outstanding=1)
+            LaneState(
+                f"{POD_PREFIX}{record.name}", KEY, ready_in_s(record, cold_start_s, now), outstanding=1, paid=True
+            )
             for record in self._starting
         ]
 

@@ -20,7 +20,7 @@ from hybrid_video.demand import BatchDemand
 from hybrid_video.dispatcher import Assignment, Goal, LaneState, PendingJob, Waiting
 from hybrid_video.engine.attempts import AttemptDriver, Outcome, Ticket
 from hybrid_video.engine.backlog import Backlog, Choice
-from hybrid_video.engine.demand import DemandPublisher, demand_of
+from hybrid_video.engine.demand import POD_KEY, DemandPublisher, demand_of
 from hybrid_video.engine.eligibility import Eligibility, fitted
 from hybrid_video.engine.events import EventKind, Observer
 from hybrid_video.engine.forecast import forecast, unproven
@@ -290,7 +290,8 @@ class BatchRun:
                 free += left if left > 0 else service / 4
             loaded = self._loaded.get(lane.id, "")
             full = not self._shared.takes(lane, len(held))
-            states.append(LaneState(lane.id, lane.backend, free, 1 + ahead if full else len(held), ahead, loaded))
+            holds, paid = (1 + ahead if full else len(held)), lane.backend == POD_KEY
+            states.append(LaneState(lane.id, lane.backend, free, holds, ahead, loaded, paid))
         return states + self._roster.expected()
 
     def _held(self, lane: str) -> list[UnderWay]:
@@ -323,6 +324,7 @@ class BatchRun:
             deadline_s=None if self._batch.deadline_s is None else self._batch.deadline_s - (now - self._began_s),
             budget_left_usd=None if self._batch.budget_usd is None else self._headroom(),
             value_of_time_usd_per_h=self._settings.routing.value_of_time_usd_per_h,
+            whole_s=self._batch.deadline_s,
         )
 
     def _working(self) -> set[str]:

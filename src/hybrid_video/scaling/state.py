@@ -155,8 +155,9 @@ class ScaleDecision:
 
 def lanes_of(demands: Iterable[BatchDemand]) -> tuple[LaneView, ...]:
     """The lanes that the batches publish, each once."""
-    return tuple(_lane(lane) for lane in shared_lanes(demands))
+    return tuple(lane_view(lane) for lane in shared_lanes(demands))
 
 
-def _lane(lane: LaneDemand) -> LaneView:
+def lane_view(lane: LaneDemand) -> LaneView:
+    """A published lane as the policy sees it."""
     return LaneView(lane.backend, lane.tier, lane.service_s, lane.free_in_s, lane.price_usd)

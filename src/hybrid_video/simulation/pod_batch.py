@@ -128,9 +128,6 @@ class _Run:
                 free = view.ready_in_s + view.free_in_s
                 held = int(view.busy or view.state == "starting")
                 lanes.append(LaneState(view.name, POD_SITE, free, held, paid=True))
-        start_s = self.fleet.offer().cold_start_s
-        for number in range(self.most - len(self.fleet.alive)):
-            lanes.append(LaneState(f"closed-{number}", POD_SITE, start_s, 1, paid=True))
         for name, lane in self.policy.choose(View(self.now_s, lanes, 0)):
             self.waiting -= 1
             self.start(lane, Job(name))
