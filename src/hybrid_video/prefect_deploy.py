@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,8 @@ POOLS: Final = {
 def create_pools(url: str) -> list[str]:
     """Creates the work pools that are missing and returns their names; existing ones keep their settings.
 
+    A pool that still has the plain template of its worker type, as an earlier version made it, gets ours.
+
     Raises:
         ConfigurationError: the server does not answer, or has a pool of that name and another type.
     """
@@ -29,7 +32,8 @@ def create_pools(url: str) -> list[str]:
     for name, (kind, description) in POOLS.items():
         existing = call(url, "GET", f"/work_pools/{name}", allow=(404,))
         if existing is None:
-            body = {"name": name, "type": kind, "description": description, "base_job_template": _template(url, kind)}
+            template = job_template(name) or _plain_template(url, kind)
+            body = {"name": name, "type": kind, "description": description, "base_job_template": template}
             call(url, "POST", "/work_pools/", body)
             made.append(name)
         elif existing["type"] != kind:
@@ -37,7 +41,18 @@ def create_pools(url: str) -> list[str]:
                 f"the Prefect server has a work pool {name!r} of type {existing['type']!r}, but {kind!r} is needed; "
                 f"delete it with `prefect work-pool delete {name}` and try again"
             )
+        elif (ours := job_template(name)) and existing["base_job_template"] == _plain_template(url, kind):
+            call(url, "PATCH", f"/work_pools/{name}", {"base_job_template": ours})
     return made
+
+
+def job_template(pool: str) -> dict[str, Any] | None:
+    """The base job template this project ships for a pool; None where the worker type's own is right."""
+    file = Path(__file__).with_name("work_pools") / f"{pool}.json"
+    if not file.is_file():
+        return None
+    template: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return template
 
 
 def deploy(url: str, project_dir: Path, *, home: Path) -> list[str]:
@@ -116,7 +131,7 @@ def _patch_schedule(url: str, deployment: str, schedule: str, *, active: bool, p
     call(url, "PATCH", f"/deployments/{deployment}/schedules/{schedule}", body)
 
 
-def _template(url: str, kind: str) -> dict[str, Any]:
+def _plain_template(url: str, kind: str) -> dict[str, Any]:
     """The default job template of a worker type, from the server's own catalogue."""
     catalogue = call(url, "GET", "/collections/views/aggregate-worker-metadata")
     for workers in catalogue.values():

@@ -166,3 +166,24 @@ def test_no_query_can_smuggle_a_second_field(name: str, folder: str) -> None:
     assert parse_qsl(passage.target.partition("?")[2], keep_blank_values=True) == given_fields
     assert ".." not in name
     assert "/" not in name
+
+
+def test_the_page_lists_exactly_the_routes_there_are() -> None:
+    """docs/pods.md: every route with its methods and its largest body, and none that is not there."""
+    page = (Path(__file__).parents[2] / "docs" / "pods.md").read_text(encoding="utf-8")
+    table = page.partition("| route | methods | largest body |")[2].partition("\n\n")[0]
+    listed = {}
+    for line in table.splitlines()[2:]:
+        paths, methods, body = (cell.strip() for cell in line.strip().strip("|").split("|"))
+        for path in paths.split(", "):
+            listed[path.strip("`")] = (frozenset(methods.split(", ")), body)
+    there = {}
+    for route in ROUTES:
+        path = f"{route.prefix}/" + "/".join(f"<{hint}>" if hint == "*" else hint for hint in route.segments)
+        size = route.largest_body
+        body = f"{size // 2**20} MiB" if size >= 2**20 else f"{size // 1024} KiB"
+        there[path] = (route.methods, body if "POST" in route.methods else "")
+    generic = {
+        path.replace("<id>", "<*>").replace("<node>", "<*>").replace("<folder>", "<*>"): v for path, v in listed.items()
+    }
+    assert generic == there

@@ -17,6 +17,7 @@ from runpod_rig import Rig, rig
 from hybrid_video.backends.base import BackendContext
 from hybrid_video.backends.comfyui.patience import Patience
 from hybrid_video.backends.runpod import PodBackend
+from hybrid_video.backends.runpod.pod_door import PodDoor, client
 from hybrid_video.errors import BackendError, ConfigurationError, FailureKind
 from hybrid_video.models import JobHandle, Quote, VideoJob, WorkOrder
 from hybrid_video.pricing.catalog import PriceBook
@@ -101,6 +102,20 @@ async def test_a_job_goes_end_to_end_through_the_real_gate(stage: Stage, tmp_pat
     finally:
         await backend.close()
     assert TOKEN not in stage.pod.program.text
+
+
+async def test_the_pools_own_door_renews_and_proves_what_the_image_runs(stage: Stage) -> None:
+    """Ready by a rendered probe; a renewal counts; a wrong token is refused; after the end nothing answers."""
+    async with client(stage.pod.url) as http:
+        door = PodDoor(stage.pod_id, stage.pod.url, TOKEN, http, backend="runpod-pod")
+        assert await door.prove_ready(patience_s=20, pause_s=0.05) > 0
+        assert await door.renew(300) == "renewed"
+        assert 290 < (await asyncio.to_thread(stage.pod.http.get, "/lease")).json()["ends_in_s"] <= 300
+        stranger = PodDoor(stage.pod_id, stage.pod.url, "another-token-0123456789", http, backend="runpod-pod")
+        assert await stranger.renew(300) == "refused"
+        await asyncio.to_thread(stage.pod.http.post, "/lease", json={"lease_s": 1})
+        await asyncio.to_thread(stage.pod.program.ended)
+        assert await door.renew(300) == "out of reach"
 
 
 async def test_a_wrong_token_is_our_own_mistake_and_is_named(stage: Stage) -> None:
