@@ -83,6 +83,32 @@ async def bill_of(client: PodsClient, pod: PodRecord, tariff: Tariff, now: datet
     return sum((bill.total_amount for bill in bills), Decimal(0)).quantize(NANO)
 
 
+async def trace_lost(
+    client: PodsClient, store: PodStore, tariff: Tariff, pod: PodRecord, *, longest_s: float
+) -> str | None:
+    """RunPod's id of a pod that nobody saw: its create answer was lost, and it had ended itself before anyone looked.
+
+    The bill names ids and no names, so it is found by elimination: billed since the create, known to no record, not
+    running any more, and not dearer than this pod can have become. None when there is no such thing.
+
+    Args:
+        longest_s: the longest it can have lived, in billed seconds.
+
+    Raises:
+        BackendError: the bill or the list cannot be had.
+    """
+    hours = (utc_now() - pod.intended_at).total_seconds() * tariff.time_scale / 3600
+    bills = await client.pod_bills(bucket="hour", last=min(MOST_BUCKETS, math.ceil(hours) + 2))
+    running = {listed.id for listed in await client.list()}
+    known = {record.pod_id for record in await asyncio.to_thread(store.all)}
+    amounts: dict[str, Decimal] = {}
+    for bill in bills:
+        if bill.pod_id and bill.pod_id not in running | known:
+            amounts[bill.pod_id] = amounts.get(bill.pod_id, Decimal(0)) + bill.total_amount
+    most = tariff.for_seconds(longest_s, pod.price_usd_per_h, pod.storage_usd_per_h)
+    return next((pod_id for pod_id, amount in amounts.items() if 0 < amount <= most), None)
+
+
 def _correct_late(ledger: Ledger, store: PodStore, tariff: Tariff) -> None:
     """Jobs that settled after their pod had gone are no overhead any more."""
     for pod in store.all(since=utc_now() - SETTLES_FOR):

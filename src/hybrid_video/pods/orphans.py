@@ -89,9 +89,13 @@ async def stop_everything(
     installation: str,
     known: frozenset[str] = frozenset(),
     all_installations: bool = False,
+    found: Callable[[Pod], None] = lambda _pod: None,
     tell: Callable[[str], None] = lambda _text: None,
 ) -> Stopped:
     """Ends every pod of this installation (by name, or named in `known`), or of all of them; touches no other pod.
+
+    Args:
+        found: told of each pod before it is ended, so that its record can be completed.
 
     Raises:
         BackendError: the list cannot be had, so nothing is known.
@@ -110,6 +114,8 @@ async def stop_everything(
         mine = [pod for pod in mine if pod.id not in ended]
         if not mine:
             break
+        for pod in mine:
+            await asyncio.to_thread(found, pod)
         outcomes = await asyncio.gather(*(client.terminate(pod.id) for pod in mine), return_exceptions=True)
         for pod, outcome in zip(mine, outcomes, strict=True):
             if isinstance(outcome, BackendError):

@@ -27,7 +27,7 @@ from hybrid_video.models import Model, Usd, utc_now
 from hybrid_video.pods.accounting import Tariff
 from hybrid_video.pods.bills import FINAL_AFTER_S, PodBillLine, settle_bills
 from hybrid_video.pods.naming import installation_id, whose
-from hybrid_video.pods.opening import Opener
+from hybrid_video.pods.opening import Opener, adopt
 from hybrid_video.pods.orphans import (
     ListedPod,
     Stopped,
@@ -104,7 +104,14 @@ class PodPool:
         self._bill_final_after_s = bill_final_after_s
         self._opener = Opener(settings, self.store, self._client, owner=lambda: self._owner().id, caps=self._caps)
         self._tender = Tender(
-            settings, ledger, self.store, self._client, self._doors, owner=self._owner, caps=self._caps
+            settings,
+            ledger,
+            self.store,
+            self._client,
+            self._doors,
+            owner=self._owner,
+            caps=self._caps,
+            bill_final_after_s=bill_final_after_s,
         )
         self._care: dict[str, asyncio.Task[None]] = {}
         self._listed_at_s: float | None = None
@@ -200,6 +207,7 @@ class PodPool:
             installation=self._installation(),
             known=frozenset(pod.name for pod in alive),
             all_installations=all_installations,
+            found=self._complete,
             tell=tell,
         )
         await self.tick()
@@ -268,6 +276,14 @@ class PodPool:
             owner.close()
 
     # -- pieces ----------------------------------------------------------------------------------------------------
+
+    def _complete(self, pod: Pod) -> None:
+        """A listed pod that is about to be ended gets, or completes, its record: what it cost has to be booked."""
+        known = self.store.get(pod.name)
+        if known is None or not known.alive:
+            orphan_of(pod, self._installation(), self.store)
+        elif known.pod_id is None:
+            adopt(self.store, pod.name, pod, "found by its name, to be ended")
 
     async def _tend(self, pod: PodRecord, listed: dict[str, Pod] | None, now: datetime) -> None:
         try:

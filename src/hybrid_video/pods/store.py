@@ -142,6 +142,9 @@ class PodStore:
             row = self._row(connection, name)
             if row.pod_id == pod_id:
                 return record(row)
+            taken = connection.execute(sa.select(t.pods.c.name).where(t.pods.c.pod_id == pod_id)).scalar()
+            if taken is not None:
+                raise LedgerError(f"pod id {pod_id!r} belongs to {taken!r} already, and not to {name!r} as well")
             unwanted = row.state in ("closing", "closed", "failed")
             if row.state == "closing":
                 connection.execute(self._update(name).values(**values))

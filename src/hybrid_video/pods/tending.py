@@ -27,6 +27,7 @@ from hybrid_video.ledger.states import OPEN
 from hybrid_video.models import utc_now
 from hybrid_video.pods import accounting
 from hybrid_video.pods.accounting import Tariff
+from hybrid_video.pods.bills import FINAL_AFTER_S, trace_lost
 from hybrid_video.pods.opening import adopt
 from hybrid_video.pods.records import PodRecord
 from hybrid_video.pods.store import PodStore
@@ -59,9 +60,11 @@ class Tender:
         *,
         owner: Callable[[], Owner],
         caps: Callable[[], Caps],
+        bill_final_after_s: float = FINAL_AFTER_S,
     ) -> None:
         self._settings, self._ledger, self._store = settings, ledger, store
         self._client, self._http, self._owner, self._caps = client, http, owner, caps
+        self._bill_final_after_s = bill_final_after_s
         self._pods = settings.pods
         self._tariff = Tariff.of(settings)
         self._scale = settings.routing.time_scale
@@ -128,10 +131,31 @@ class Tender:
             await self._give_up(pod, now)
 
     async def _give_up(self, pod: PodRecord, now: datetime) -> PodRecord:
-        if (now - pod.intended_at).total_seconds() < self._patience_s():
+        """A pod that is not listed. Within its first lease it would be, so it never came to be. After that it may have
+        ended itself unseen: then only RunPod's bill knows of it."""
+        age_s = (now - pod.intended_at).total_seconds()
+        if age_s < self._patience_s():
             return pod
-        words = "the answer to its create was lost and RunPod does not list it: it was never created"
+        if age_s >= self._lease_s():
+            longest_s = self._pods.ready_timeout_s + self._pods.lease_s + MARGIN_S
+            pod_id = await trace_lost(self._client(), self._store, self._tariff, pod, longest_s=longest_s)
+            if pod_id is not None:
+                return await asyncio.to_thread(self._ended_unseen, pod, pod_id, longest_s)
+            if age_s * self._scale < longest_s + self._bill_final_after_s:
+                return pod
+        words = "the answer to its create was lost and RunPod knows no such pod: it was never created"
         return await asyncio.to_thread(self._store.mark_failed, pod.name, words)
+
+    def _ended_unseen(self, pod: PodRecord, pod_id: str, longest_s: float) -> PodRecord:
+        """It lived and ended itself while nobody looked. What it can have cost is booked until the bill is complete."""
+        detail = f"{pod_id}, found on RunPod's bill: it had ended itself before anybody looked"
+        self._store.mark_created(pod.name, pod_id, now=pod.intended_at, detail=detail)
+        self._store.mark_closing(pod.name, "its lease had run out while nobody looked")
+        ended = min(utc_now(), pod.intended_at + timedelta(seconds=longest_s / self._scale))
+        found = self._store.get(pod.name) or pod
+        cost = self._tariff.cost(found.model_copy(update={"closed_at": ended}), ended)
+        self._store.mark_closed(pod.name, cost_usd=cost, now=ended)
+        return accounting.book(self._ledger, pod.name, cost)
 
     def _patience_s(self) -> float:
         return max(2.0, APPEARS_WITHIN_S / self._scale)
