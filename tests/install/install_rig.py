@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import http.server
+import io
 import json
 import os
 import re
@@ -23,7 +24,7 @@ from typing import Any
 import psutil
 import pytest
 
-from hybrid_video.installer import InstallEvent, Installation
+from hybrid_video.installer import Installation, InstallEvent
 
 MAIN = """
 import os, sys
@@ -100,8 +101,6 @@ def stand_in_files(version: str, main: str = "") -> dict[str, str]:
 
 def hollow_wheel(name: str, version: str, code: str = "") -> bytes:
     """A wheel with one module in it."""
-    import io
-
     info = f"{name}-{version}.dist-info"
     files = {
         f"{name}.py": code,

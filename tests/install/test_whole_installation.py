@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import textwrap
@@ -193,14 +192,14 @@ def test_an_update_that_does_not_start_is_taken_back(machine: Rig) -> None:
 
 def test_rollback_returns_to_the_version_before(machine: Rig) -> None:
     """Without any network; and it can be taken forward again."""
-    os.rename(machine.repository, machine.root / "gone")
+    machine.repository.rename(machine.root / "gone")
     try:
         installation = Installation.at(machine.folder)
         installation.run(action="rollback")
         status = installation.status()
         assert (status.version, status.previous, status.answers) == ("1.0.0", "1.1.0", True)
     finally:
-        os.rename(machine.root / "gone", machine.repository)
+        (machine.root / "gone").rename(machine.repository)
 
 
 def test_uninstalling_keeps_models_when_asked_to(machine: Rig) -> None:

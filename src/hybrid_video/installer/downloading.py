@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -164,16 +165,14 @@ class Downloader:
         """Brings the part file from one source and verifies it; once more from the start if it came in pieces."""
         place = self.place_of(file)
         for again in (True, False):
-            resumed = _part(place).exists()
             if source.path:
                 self._copy(source.path, file, on_progress)
-            else:
-                self._download(source, file, on_progress)
+            pieces = 1 if source.path else self._download(source, file, on_progress)
             digest = self._hash(_part(place), file, on_progress)
             if not expected or digest == expected:
                 return digest
             _discard(place)
-            if not (again and resumed):
+            if not again or pieces == 1:
                 break
             self._on_notice(f"{file.name} did not come together rightly; fetching it anew")
         raise _NextSource(
@@ -197,17 +196,18 @@ class Downloader:
         except OSError as error:
             raise _disk_error(error, part) from None
 
-    def _download(self, source: Source, file: ModelSource, on_progress: OnProgress) -> None:
+    def _download(self, source: Source, file: ModelSource, on_progress: OnProgress) -> int:
+        """Brings the rest of the file; returns in how many pieces it came, with what was there before."""
         part = _part(self.place_of(file))
         tries, pause = 0, self._pause_s
-        while True:
+        for pieces in itertools.count(2 if part.exists() else 1):
             self._stop_if_cancelled()
             before = part.stat().st_size if part.exists() else 0
             if before == file.bytes:
-                return
+                return pieces
             try:
                 self._attempt(source, file, part, on_progress)
-                return
+                return pieces
             except httpx.HTTPError as error:
                 after = part.stat().st_size if part.exists() else 0
                 tries = 0 if after > before else tries + 1
@@ -218,6 +218,7 @@ class Downloader:
                 self._on_notice(f"{file.name}: {_named(error)} after {after} bytes; trying again in {pause:.0f} s")
             self._sleep(pause)
             pause = min(pause * 2, LONGEST_PAUSE_S)
+        raise AssertionError("unreachable: count has no end")
 
     def _attempt(self, source: Source, file: ModelSource, part: Path, on_progress: OnProgress) -> None:
         have, note = (part.stat().st_size if part.exists() else 0), _read_note(self.place_of(file))
