@@ -72,6 +72,7 @@ class Scoreboard:
     """Collects claims and rows, prints them as they come."""
 
     claims: list[Claim] = field(default_factory=list)
+    name: str = "dispatch"
     _headed: bool = False
 
     def claim(self, claim: Claim) -> None:
@@ -79,7 +80,7 @@ class Scoreboard:
         self.claims.append(claim)
         verdict = "pass" if claim.passed else "FAIL"
         print(f"  {verdict}  {claim.name}: {claim.measured:.4g}{claim.unit}, {claim.sense} {claim.limit:g}{claim.unit}")
-        record = {"benchmark": "dispatch", "claim": claim.name, "measured": round(claim.measured, 6)}
+        record = {"benchmark": self.name, "claim": claim.name, "measured": round(claim.measured, 6)}
         emit(**record, limit=claim.limit, sense=claim.sense, ratio=claim.ratio, passed=claim.passed)
 
     def row(self, row: Measured) -> None:
@@ -95,7 +96,7 @@ class Scoreboard:
             f"{row.cost_usd:>10.3f}{row.bound_usd:>9.3f}{over}{ratio}"
         )
         emit(
-            benchmark="dispatch",
+            benchmark=self.name,
             workload=row.workload,
             policy=row.policy,
             jobs=row.jobs,
@@ -119,7 +120,7 @@ class Scoreboard:
             f"\n{len(self.claims) - len(missed)} of {len(self.claims)} targets met"
             + "".join(f"\n  FAIL  {m}" for m in missed)
         )
-        emit(benchmark="dispatch", targets=len(self.claims), missed=missed)
+        emit(benchmark=self.name, targets=len(self.claims), missed=missed)
         return len(missed)
 
 
