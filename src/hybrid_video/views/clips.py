@@ -17,7 +17,7 @@ from hybrid_video.models import AttemptState, Clip, JobState, Model, Tier, Video
 from hybrid_video.views.batches import batch_row
 from hybrid_video.views.figures import NOTHING, Money, Page, checked_limit, decode_moment, encode_moment
 from hybrid_video.views.jobs import job_row
-from hybrid_video.views.reading import reading
+from hybrid_video.views.reading import reading, unindexed
 
 MEDIA_TYPES = {
     "mp4": "video/mp4",
@@ -29,6 +29,7 @@ MEDIA_TYPES = {
     "gif": "image/gif",
     "apng": "image/apng",
 }
+_COLUMNS = ("attempt_id", "batch", "job", "backend", "tier", "model", "cost_usd", "clip", "finished_at")
 
 
 class ClipLine(Model):
@@ -80,13 +81,14 @@ def clips(ledger: Ledger, *, batch: str | None = None, cursor: str | None = None
         )
         .exists()
     )
-    made = (
-        sa.select(a, t.jobs.c.spec)
+    made: sa.Select[Any] = (
+        sa.select(*(a.c[name] for name in _COLUMNS), t.jobs.c.spec)
         .join(t.jobs, (t.jobs.c.batch == a.c.batch) & (t.jobs.c.job == a.c.job))
         .where(
-            a.c.state == AttemptState.SETTLED.value,
+            unindexed(a.c.state) == AttemptState.SETTLED.value,
+            a.c.finished_at.is_not(None),
             a.c.clip.is_not(None),
-            t.jobs.c.state == JobState.DONE.value,
+            unindexed(t.jobs.c.state) == JobState.DONE.value,
             ~replaced,
         )
         .order_by(a.c.finished_at.desc(), a.c.attempt_id)

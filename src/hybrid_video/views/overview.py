@@ -20,9 +20,9 @@ from hybrid_video.models import AttemptState, JobState, Model, Tier, utc_now
 from hybrid_video.settings import Settings
 from hybrid_video.views.figures import NOTHING, Money, day_start
 from hybrid_video.views.pods import PodSummary, pod_summary
-from hybrid_video.views.reading import reading
+from hybrid_video.views.reading import reading, unindexed
 
-RECENT_CLIPS = 500
+RECENT_CLIPS = 200
 
 
 class TierSpend(Model):
@@ -76,16 +76,16 @@ def overview(ledger: Ledger, settings: Settings, *, now: datetime | None = None)
     midnight = day_start(moment)
     with reading(ledger) as connection:
         states = _jobs_by_state(connection)
-        done = _clips_since(connection, midnight)
-        totals = [(end - start).total_seconds() for start, end, _ in done[:RECENT_CLIPS]]
-        worked = [seconds for _, _, seconds in done[:RECENT_CLIPS] if seconds is not None]
+        newest = _newest_clips(connection, midnight)
+        totals = [(end - start).total_seconds() for start, end, _ in newest]
+        worked = [seconds for _, _, seconds in newest if seconds is not None]
         return Overview(
             at=moment,
             simulated=settings.routing.simulated,
             active_jobs=states.get(JobState.ACTIVE, 0),
             queued_jobs=states.get(JobState.PENDING, 0),
             uncertain_jobs=states.get(JobState.UNCERTAIN, 0),
-            completed_today=len(done),
+            completed_today=_clips_since(connection, midnight),
             failed_today=_ended_since(connection, JobState.FAILED, midnight),
             cancelled_today=_ended_since(connection, JobState.CANCELLED, midnight),
             average_s=_mean(totals),
@@ -159,12 +159,23 @@ def _jobs_by_state(connection: Connection) -> dict[JobState, int]:
     return found | {JobState.PENDING: connection.execute(queued).scalar_one()}
 
 
-def _clips_since(connection: Connection, since: datetime) -> list[tuple[datetime, datetime, float | None]]:
-    """Begin, end and execution seconds of every clip finished since then, the newest first."""
+def _clips_since(connection: Connection, since: datetime) -> int:
+    query = (
+        sa.select(sa.func.count())
+        .select_from(t.attempts)
+        .where(t.attempts.c.finished_at >= since, unindexed(t.attempts.c.state) == AttemptState.SETTLED.value)
+    )
+    count: int = connection.execute(query).scalar_one()
+    return count
+
+
+def _newest_clips(connection: Connection, since: datetime) -> list[tuple[datetime, datetime, float | None]]:
+    """Begin, end and execution seconds of the newest clips finished since then."""
     query = (
         sa.select(t.attempts.c.created_at, t.attempts.c.finished_at, t.attempts.c.execution_s)
-        .where(t.attempts.c.finished_at >= since, t.attempts.c.state == AttemptState.SETTLED.value)
+        .where(t.attempts.c.finished_at >= since, unindexed(t.attempts.c.state) == AttemptState.SETTLED.value)
         .order_by(t.attempts.c.finished_at.desc())
+        .limit(RECENT_CLIPS)
     )
     return [(row.created_at, row.finished_at, row.execution_s) for row in connection.execute(query)]
 
