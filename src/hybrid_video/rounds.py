@@ -15,7 +15,7 @@ LONGEST_S = 1e9
 UNSURE = 0.05
 """Share by which the room of the cheaper backends may turn out smaller; large jobs are kept back for that case."""
 
-SAFETY = 2.0
+SAFETY = 3.0
 """Standard deviations by which the cheaper backends are taken to fall short of what they can finish."""
 
 WASTE = 0.35
@@ -179,10 +179,11 @@ class Round:
     def short_by(self, cheaper: Sequence[Backend]) -> float:
         """How many clips fewer than expected backends may come to finish within the horizon, by their spread.
 
-        The number a slot finishes in a time scatters like the square root of its mean times the spread of one clip.
+        The number a slot finishes in a time scatters like the square root of its mean times the spread of one clip. Half
+        a clip is no reason to buy a whole one.
         """
         scatter = sum([b.capacity(self.horizon_s, self.soft) * b.cv * b.cv for b in cheaper if b.cv])
-        return SAFETY * math.sqrt(scatter) if scatter else 0.0
+        return max(0.0, SAFETY * math.sqrt(scatter) - 0.5) if scatter else 0.0
 
     def left_to(self, dearest: Backend, kind: Kind) -> int:
         """How many of the largest jobs of a kind the cheaper backends must leave to the dearest.

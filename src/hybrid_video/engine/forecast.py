@@ -129,6 +129,11 @@ def unproven(shots: Sequence[Shot]) -> dict[str, int]:
     return {key: PROBES - seen for key, seen in least.items() if seen < PROBES}
 
 
+def uncertain(shots: Sequence[Shot]) -> frozenset[str]:
+    """Backends whose times scatter; flat times of a price list do not."""
+    return frozenset(key for shot in shots for key, quote in shot.open_offers.items() if quote.service_p90_s)
+
+
 def mean_usd(amounts: Sequence[Decimal]) -> Decimal:
     """The mean in whole nano-dollars, the ledger's unit."""
     return (sum(amounts, Decimal(0)) / len(amounts)).quantize(NANO_USD, rounding=ROUND_HALF_EVEN)

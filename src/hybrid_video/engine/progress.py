@@ -51,7 +51,7 @@ class UnderWay:
     running: bool = False
     """`since_s` is when it began (before: when it was sent), earlier by a cold start that its expected time counts."""
     made: bool = False
-    """Its clip is made and only has to be brought in: the lane can take the next."""
+    """Its backend is done with it, for good or ill, and it only has to be brought in: the lane can take the next."""
 
     def noticed(self, status: JobStatus, now_s: float) -> bool:
         """Takes in what the backend says of it; whether the lane can take another job now."""
@@ -59,7 +59,7 @@ class UnderWay:
         self.seen = True
         if status.phase == "running" and not self.running:
             self.began(now_s - self.order.quote.cold_start_s)
-        elif status.phase == "succeeded" and not self.made:
+        elif not self.made and (status.phase == "succeeded" or status.progress == 1):
             self.made = news = True
         return news
 

@@ -10,8 +10,9 @@ from hybrid_video import scoring
 from hybrid_video.backends.base import Backend
 from hybrid_video.engine.selection import Shot
 from hybrid_video.models import Attempt, Candidate, Quote, Refusal
-from hybrid_video.pricing.learning import observation
+from hybrid_video.pricing.learning import observation, work_units
 from hybrid_video.pricing.timings import ServiceTimes
+from hybrid_video.spread import Spread
 
 SHARE = 0.05
 """At most this share of the time goes into new quotes: after a slow round the next one waits the longer."""
@@ -31,12 +32,26 @@ class Requoter:
         self._backends = backends
         self._clock = clock
         self._stale: set[str] = set()
+        self._spreads: dict[str, Spread] = {}
         self._next_s = float("-inf")
+
+    def expect(self, uncertain: Iterable[str]) -> None:
+        """Tells which backends have times that scatter; flat times of a price list do not."""
+        self._spreads = {key: Spread() for key in uncertain}
+
+    @property
+    def spread(self) -> dict[str, float]:
+        """Coefficient of variation of a finished clip's time on each backend whose times are not certain."""
+        return {key: spread.cv for key, spread in self._spreads.items()}
 
     def learn(self, attempt: Attempt) -> None:
         """Takes in one finished attempt."""
         seen = observation(attempt)
         if seen is not None:
+            quoted_s = (attempt.quote.service_s - attempt.quote.cold_start_s) * attempt.quote.time_scale
+            if attempt.backend in self._spreads and quoted_s > 0:
+                seconds = seen.per_unit_s * work_units(attempt.tier, attempt.quote.output)
+                self._spreads[attempt.backend].took(seconds / quoted_s, success=seen.success)
             self._timings.observe(seen)
             # What one place shows is lent to the others that have not made this workflow yet.
             self._stale |= self._backends.keys()

@@ -23,7 +23,7 @@ from hybrid_video.engine.backlog import Backlog, Choice
 from hybrid_video.engine.demand import POD_KEY, DemandPublisher, demand_of
 from hybrid_video.engine.eligibility import Eligibility, fitted
 from hybrid_video.engine.events import EventKind, Observer
-from hybrid_video.engine.forecast import forecast, unproven
+from hybrid_video.engine.forecast import forecast, uncertain, unproven
 from hybrid_video.engine.prepare import Prepared
 from hybrid_video.engine.progress import JobProgress, UnderWay, next_state, wishes
 from hybrid_video.engine.report import BatchReport, build_report, money
@@ -211,9 +211,9 @@ class BatchRun:
             return
         lanes = self._lane_states(now)
         horizon_s = self._horizon(queue, lanes, now)
-        soft = self._batch.deadline_s is None
-        for assignment in dispatcher.assign(queue, lanes, horizon_s, soft=soft, probes=self._unproven):
-            self._start(assignment, lanes)
+        soft, spread = self._batch.deadline_s is None, self._requoter.spread
+        for item in dispatcher.assign(queue, lanes, horizon_s, soft=soft, probes=self._unproven, spread=spread):
+            self._start(item, lanes)
 
     def _able(self, waiting: list[JobProgress], now: float) -> dict[str, Choice]:
         """The jobs that something can take now, in the batch's order, with what can.
@@ -534,6 +534,7 @@ class BatchRun:
         """Stores what the run is expected to come to, before it spends anything."""
         waiting = [p.shot for p in self._jobs.values() if p.state is JobState.PENDING]
         self._unproven = unproven(waiting)
+        self._requoter.expect(uncertain(waiting))
         found = forecast(
             self._batch.name,
             waiting,

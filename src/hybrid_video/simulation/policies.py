@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -14,8 +13,8 @@ from hybrid_video.models import Quote
 from hybrid_video.planner import Resource
 from hybrid_video.pricing.timings import PRIOR_WEIGHT
 from hybrid_video.simulation.world import NANO, Job, Site
+from hybrid_video.spread import Spread
 
-PRIOR_CV = 0.2
 PROBES = 3
 """Clips a backend may take before it has to, while fewer than so many were observed there."""
 
@@ -60,28 +59,14 @@ class _Learned:
     sum: float = 0.0
     done: int = 0
     running: int = 0
-    squares: float = 0.0
-    """Of the ratios of finished clips, each with the failed attempts since the one before."""
-    burned: float = 0.0
-    """The ratios of failed attempts since the last finished clip."""
+    spread: Spread = field(default_factory=Spread)
 
     def took(self, ratio: float, done: bool) -> None:
         """One attempt."""
         self.sum += ratio
         self.done += done
         self.running -= 1
-        self.burned += ratio
-        if done:
-            self.squares += self.burned * self.burned
-            self.burned = 0.0
-
-    @property
-    def spread(self) -> float:
-        """Coefficient of variation of a finished clip's time; the prior counts as one clip."""
-        count = self.done + 1
-        mean = (self.sum - self.burned + 1.0) / count
-        square = (self.squares + 1.0 + PRIOR_CV * PRIOR_CV) / count
-        return math.sqrt(max(0.0, square / (mean * mean) - 1.0))
+        self.spread.took(ratio, success=done)
 
     @property
     def pace(self) -> float:
@@ -146,7 +131,7 @@ class Ours:
             self.on_decision(self._waiting, lanes, horizon_s)
         soft = self.deadline_s is None if self.soft is None else self.soft
         probes = self._probes() if self.learning else None
-        spread = {key: learned.spread for key, learned in self._learned.items()} if self.learning else None
+        spread = {key: learned.spread.cv for key, learned in self._learned.items()} if self.learning else None
         made = dispatcher.assign(self._waiting, lanes, horizon_s, soft=soft, pace=pace, probes=probes, spread=spread)
         chosen = []
         for item in made:

@@ -77,6 +77,8 @@ class Watch:
             await listener.wait(self._handle.remote_id, left_s)
             if listener.ended(self._handle.remote_id):
                 self._end_was_heard = True
+                if status is not None:  # the server is free from now on; the next look brings the outcome
+                    self._report(status.model_copy(update={"phase": "running", "progress": 1.0, "message": ""}))
                 return
             heard = listener.progress(self._handle.remote_id)
             if status is not None and heard is not None:
