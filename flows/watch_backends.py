@@ -56,10 +56,11 @@ async def _watch(settings: Settings, hours: float | None, tell: Any) -> tuple[Ho
     ledger, owner = open_ledger(settings), Owner(settings.storage.home)
     try:
         watcher = Watcher(settings, ledger, owner, where="flow", tell=tell)
+        asked = asyncio.Event()
         if hours is not None:
-            asyncio.get_running_loop().call_later(hours * 3600, watcher.stop)
-        with stop_on_signal(watcher.stop):
-            return await watcher.run(), watcher.status()
+            asyncio.get_running_loop().call_later(hours * 3600, asked.set)
+        with stop_on_signal(asked.set):
+            return await watcher.run_until(asked), watcher.status()
     finally:
         owner.close()
         ledger.close()

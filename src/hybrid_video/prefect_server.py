@@ -64,6 +64,11 @@ class PrefectServer:
         """The environment of a process that is to talk to this server."""
         return client_environment(self.url, self.home)
 
+    @property
+    def running(self) -> bool:
+        """Whether its process is there."""
+        return self._child is not None and self._child.running
+
     def start(self) -> str:
         """Starts it, waits until it answers, and returns `url`. The first start in a folder takes some 10 s.
 

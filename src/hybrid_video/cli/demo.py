@@ -85,7 +85,7 @@ def demo(
             console.print(f"[bold]Prefect UI: {server.ui_url}[/]")
             environment = {
                 **farm.environment(),
-                **_demo_environment(folder),
+                **demo_environment(folder),
                 "PREFECT_API_URL": server.url,
                 "PREFECT_HOME": str(folder / "prefect"),
             }
@@ -145,7 +145,8 @@ def running_farm(options: FarmOptions) -> Iterator[Farm]:
         loop.close()
 
 
-def _demo_environment(folder: Path) -> dict[str, str]:
+def demo_environment(folder: Path) -> dict[str, str]:
+    """Settings beside simulated backends that run faster than real time."""
     return {
         "HYBRID_VIDEO_HOME": str(folder / "state"),
         "HYBRID_VIDEO_SIMULATED": "true",

@@ -16,7 +16,7 @@ from hybrid_video.ledger import Owner
 from hybrid_video.models import utc_now
 from hybrid_video.settings import Settings
 from hybrid_video.watcher.lease import Holder
-from hybrid_video.watcher.loop import Watcher, pods_configured
+from hybrid_video.watcher.loop import Tell, Watcher, pods_configured
 
 
 @app.command()
@@ -31,7 +31,7 @@ def watch(
     """Watch backends and pods until Ctrl-C. Only one watcher runs at a time: a second one says so and ends."""
     settings = Settings.load()
     _log_to_console(verbose)
-    holder, status = asyncio.run(_watch(settings, stand_by=stand_by))
+    holder, status = asyncio.run(_watch(settings, stand_by=stand_by, tell=None if verbose else _say))
     if holder is not None:
         console.print(f"{holder.label} watches already; nothing to do (--stand-by waits for its place)")
     if json_output:
@@ -39,13 +39,14 @@ def watch(
     return 0
 
 
-async def _watch(settings: Settings, *, stand_by: bool) -> tuple[Holder | None, dict[str, object]]:
+async def _watch(settings: Settings, *, stand_by: bool, tell: Tell | None) -> tuple[Holder | None, dict[str, object]]:
     ledger, owner = open_ledger(settings), Owner(settings.storage.home)
     try:
-        watcher = Watcher(settings, ledger, owner, where="watch", tell=_say)
+        watcher = Watcher(settings, ledger, owner, where="watch", tell=tell)
         _greet(settings)
-        with stop_on_signal(watcher.stop):
-            holder = await watcher.run(stand_by=stand_by)
+        asked = asyncio.Event()
+        with stop_on_signal(asked.set):
+            holder = await watcher.run_until(asked, stand_by=stand_by)
         return holder, watcher.status()
     finally:
         owner.close()

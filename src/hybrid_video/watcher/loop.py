@@ -47,6 +47,9 @@ SHORTEST_TENDING_S = 0.4
 """Beside quickened emulators; the vendor's quota of requests is not quickened."""
 
 STAND_BY_S = 2.0
+WIND_UP_S = 20.0
+"""A watcher that is ended spends so long on closing idle pods; a pod's lease ends what is left."""
+
 END_S = 15.0
 """What is under way at the end, such as the creation of a pod, may take so long to be finished."""
 
@@ -120,6 +123,21 @@ class Watcher:
         self._stopping.set()
         self._ending.set()
 
+    async def run_until(self, asked: asyncio.Event, *, stand_by: bool = False) -> Holder | None:
+        """`run`, ended when asked to: idle pods are closed first, unless a run still wants them."""
+        running = asyncio.create_task(self.run(stand_by=stand_by))
+        asking = asyncio.create_task(asked.wait())
+        try:
+            await asyncio.wait([running, asking], return_when=asyncio.FIRST_COMPLETED)
+            if not running.done():
+                await self.wind_up(patience_s=WIND_UP_S)
+                self.stop()
+            return await running
+        finally:
+            asking.cancel()
+            running.cancel()
+            await asyncio.gather(running, asking, return_exceptions=True)
+
     async def run(self, *, stand_by: bool = False) -> Holder | None:
         """Watches until it is stopped.
 
@@ -172,7 +190,7 @@ class Watcher:
         self._ending.clear()
         if self._stopping.is_set():
             self._ending.set()
-        log.info("watching %s as %s", self._settings.storage.home, self._where)
+        log.info("watching %s as %s, process %d", self._settings.storage.home, self._where, os.getpid())
         tasks = [asyncio.create_task(self._keep(duty), name=duty.name) for duty in self._duties()]
         try:
             await self._ending.wait()
