@@ -10,6 +10,7 @@ from datetime import UTC, date, datetime, timedelta
 import pandas as pd
 import streamlit as st
 from dashboard_parts import charts
+from dashboard_parts.address import segmented, select, several
 from dashboard_parts.frame import header, shown
 from dashboard_parts.look import Stat, stats
 from dashboard_parts.session import history, ledger, settings, words
@@ -67,59 +68,28 @@ def _filters(offered: dict[str, list[str]]) -> tuple[Selection, str]:
     w = words()
     with st.container(border=True):
         top = st.columns([2.2, 1.4, 1.4])
-        period = top[0].segmented_control(
-            w("analytics.period"),
-            list(PERIODS),
-            default="month",
-            required=True,
-            key="period",
-            bind="query-params",
-            format_func=lambda name: w(f"analytics.period_{name}"),
-        )
-        tiers = top[1].multiselect(
-            w("analytics.tiers"),
-            [tier.value for tier in Tier],
-            key="tiers",
-            bind="query-params",
-            format_func=lambda name: w.known("tier", name),
-            placeholder=w("analytics.every"),
-        )
-        backends = top[2].multiselect(
-            w("analytics.backends"),
-            offered["backend"],
-            key="backends",
-            bind="query-params",
-            placeholder=w("analytics.every"),
-        )
+        every = w("analytics.every")
+        with top[0]:
+            period = segmented(
+                w("analytics.period"), "period", list(PERIODS), "month", lambda name: w(f"analytics.period_{name}")
+            )
+        with top[1]:
+            names = [tier.value for tier in Tier]
+            tiers = several(w("analytics.tiers"), "tiers", names, lambda name: w.known("tier", name), placeholder=every)
+        with top[2]:
+            chosen = several(w("analytics.backends"), "backends", offered["backend"], placeholder=every)
         low = st.columns([1.6, 1.6, 1.8])
-        batch = low[0].selectbox(
-            w("analytics.batch"),
-            offered["batch"],
-            index=None,
-            key="batch",
-            bind="query-params",
-            placeholder=w("analytics.every"),
-        )
-        workflow = low[1].selectbox(
-            w("analytics.workflow"),
-            offered["workflow"],
-            index=None,
-            key="workflow",
-            bind="query-params",
-            placeholder=w("analytics.every"),
-        )
-        dimension = low[2].segmented_control(
-            w("analytics.split_by"),
-            list(Dimension),
-            default="tier",
-            required=True,
-            key="by",
-            bind="query-params",
-            format_func=lambda name: w(f"analytics.by_{name}"),
-        )
-    days = PERIODS[str(period)]
+        with low[0]:
+            batch = select(w("analytics.batch"), "batch", offered["batch"], placeholder=every)
+        with low[1]:
+            workflow = select(w("analytics.workflow"), "workflow", offered["workflow"], placeholder=every)
+        with low[2]:
+            dimension = segmented(
+                w("analytics.split_by"), "by", list(Dimension), "tier", lambda name: w(f"analytics.by_{name}")
+            )
+    days = PERIODS[period]
     since = None if days is None else _today() - timedelta(days=days)
-    return Selection(since, None, tuple(tiers), tuple(backends), str(batch or ""), str(workflow or "")), str(dimension)
+    return Selection(since, None, tiers, chosen, batch or "", workflow or ""), dimension
 
 
 @live(15)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 import streamlit as st
+from dashboard_parts.address import segmented
 from dashboard_parts.fields import beside, complaint, money
 from dashboard_parts.frame import header, shown
 from dashboard_parts.look import STATE_COLOURS, TIER_ICONS, Stat, colour, facts, markup, pill, stats
@@ -49,12 +50,15 @@ def page() -> None:
     """Four tabs: how they are, preferences, pods, prices."""
     w = words()
     header(w("backends.title"), w("backends.subtitle"))
-    names = ("status", "preferences", "pods", "prices")
-    tabs = st.tabs([w(f"backends.tab_{name}") for name in names], key="tab", on_change="rerun", bind="query-params")
-    for tab, render in zip(tabs, (_status, _preferences, _pods, _prices), strict=True):
-        if tab.open:
-            with tab:
-                guarded(render)()
+    tab = segmented(
+        w("backends.title"),
+        "tab",
+        list(TABS),
+        "status",
+        lambda name: w(f"backends.tab_{name}"),
+        label_visibility="collapsed",
+    )
+    guarded(TABS[tab])()
 
 
 def _status() -> None:
@@ -391,5 +395,7 @@ def _prices() -> None:
     )
     st.caption(w("backends.prices_note"))
 
+
+TABS = {"status": _status, "preferences": _preferences, "pods": _pods, "prices": _prices}
 
 shown(page)

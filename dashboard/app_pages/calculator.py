@@ -7,6 +7,7 @@ from typing import Literal
 
 import streamlit as st
 from dashboard_parts import charts
+from dashboard_parts.address import pick, segmented
 from dashboard_parts.frame import header, shown
 from dashboard_parts.look import TIER_COLOURS, TIER_ICONS, Stat, markup, share_bar, stats
 from dashboard_parts.session import history, settings, words
@@ -61,26 +62,24 @@ def _questions(found: Settings) -> tuple[Inquiry, Literal["current", "seed"]]:
         length_s = right.number_input(
             w("calculator.length"), 1.0, 60.0, 5.0, 1.0, format="%.0f", key="length", bind="query-params"
         )
-        workflow = st.selectbox(
+        workflow = pick(
             w("calculator.workflow"),
+            "workflow",
             ["auto", *template_names()],
-            key="workflow",
-            bind="query-params",
-            format_func=lambda name: w("calculator.workflow_auto") if name == "auto" else name,
+            "auto",
+            lambda name: w("calculator.workflow_auto") if name == "auto" else name,
             help=w("calculator.workflow_help"),
         )
     with st.container(border=True):
         st.markdown(f"**{w('calculator.tiers')}**", help=w("calculator.tiers_help"))
         slots = {tier: _slots(tier, count) for tier, count in default_slots(found).items()}
     with st.container(border=True):
-        goal = st.segmented_control(
+        goal = segmented(
             w("calculator.goal"),
+            "goal",
             GOALS,
-            default="balanced",
-            required=True,
-            key="goal",
-            bind="query-params",
-            format_func=lambda name: w(f"calculator.goal_{name}"),
+            "balanced",
+            lambda name: w(f"calculator.goal_{name}"),
             help=w("calculator.goal_help", rate=w.amounts.usd(found.routing.value_of_time_usd_per_h)),
         )
         minutes = budget = None
@@ -92,14 +91,12 @@ def _questions(found: Settings) -> tuple[Inquiry, Literal["current", "seed"]]:
             budget = st.number_input(
                 w("calculator.budget"), 0.0, 1_000_000.0, 5.0, 1.0, format="%.2f", key="usd", bind="query-params"
             )
-        profile = st.segmented_control(
+        profile = segmented(
             w("calculator.prices"),
+            "prices",
             ("current", "seed"),
-            default=found.routing.prices,
-            required=True,
-            key="prices",
-            bind="query-params",
-            format_func=lambda name: w(f"calculator.prices_{name}"),
+            found.routing.prices,
+            lambda name: w(f"calculator.prices_{name}"),
             help=w("calculator.prices_help"),
         )
         months = st.number_input(w("calculator.per_month"), 1, 10_000, 20, key="per_month", bind="query-params")
@@ -110,7 +107,7 @@ def _questions(found: Settings) -> tuple[Inquiry, Literal["current", "seed"]]:
         duration_s=float(length_s),
         width=width,
         height=height,
-        workflow=str(workflow),
+        workflow=workflow,
         deadline_s=None if minutes is None else minutes * 60,
         budget_usd=None if budget is None else Decimal(str(budget)),
         batches_per_month=int(months),

@@ -62,7 +62,7 @@ def _machine() -> None:
             Stat(w("install.gpu"), gpu.name if gpu else w("install.no_gpu"), memory),
             Stat(w("install.memory"), f"{machine.memory_gb:g} GB", f"{machine.system} {machine.architecture}"),
             Stat(w("install.disk"), f"{machine.free_disk_gb:g} GB", machine.disk_path),
-            Stat("Python", machine.python, f"PyTorch {found.torch.variant}" if found.torch else ""),
+            Stat(w("install.python"), machine.python, f"PyTorch {found.torch.variant}" if found.torch else ""),
         ]
     )
     for problem in found.problems:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from html import escape
 
 import streamlit as st
+from dashboard_parts.address import pick, select
 from dashboard_parts.frame import header, shown
 from dashboard_parts.look import TIER_COLOURS, Stat, colour, facts, markup, pill, stats
 from dashboard_parts.pieces import job_pill, tier_pill, told
@@ -42,19 +43,20 @@ def page() -> None:
     asked = st.query_params.get("batch")
     if asked and asked not in names:
         names = [asked, *names]
-    batch = top[0].selectbox(w("jobs.batch"), names, key="batch", bind="query-params", filter_mode="contains")
-    state = top[1].selectbox(
-        w("jobs.state"),
-        [state.value for state in JobState],
-        index=None,
-        key="state",
-        bind="query-params",
-        format_func=lambda name: w.known("job_state", name),
-        placeholder=w("jobs.any_state"),
-    )
-    _list(str(batch), None if state is None else JobState(state))
+    with top[0]:
+        batch = pick(w("jobs.batch"), "batch", names, names[0], filter_mode="contains")
+    with top[1]:
+        states = [state.value for state in JobState]
+        state = select(
+            w("jobs.state"),
+            "state",
+            states,
+            lambda name: w.known("job_state", name),
+            placeholder=w("jobs.any_state"),
+        )
+    _list(batch, None if state is None else JobState(state))
     if chosen := st.query_params.get("job"):
-        _card(str(batch), chosen)
+        _card(batch, chosen)
 
 
 @live(2)

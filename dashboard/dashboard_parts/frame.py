@@ -9,8 +9,9 @@ from pathlib import Path
 import streamlit as st
 
 from dashboard_parts import login
+from dashboard_parts.address import pick
 from dashboard_parts.look import markup, style
-from dashboard_parts.session import LANGUAGE_KEY, settings, show_flashes, words
+from dashboard_parts.session import LANGUAGE_KEY, browser_language, settings, show_flashes, words
 from dashboard_parts.states import guarded
 from hybrid_video import __version__
 from hybrid_video.settings import Settings
@@ -83,13 +84,12 @@ def _sidebar(found: Settings) -> None:
     with st.sidebar:
         if found.routing.simulated:
             st.badge(w("app.simulated"), icon=":material/science:", color="orange", help=w("app.simulated_help"))
-        st.selectbox(
+        pick(
             w("app.language"),
+            LANGUAGE_KEY,
             list(LANGUAGES),
-            format_func=LANGUAGES.__getitem__,
-            index=list(LANGUAGES).index(w.language),
-            key=LANGUAGE_KEY,
-            bind="query-params",
+            browser_language(),
+            LANGUAGES.__getitem__,
             icon=":material/translate:",
         )
         if found.dashboard.password is not None and st.button(w("login.leave"), icon=":material/logout:"):

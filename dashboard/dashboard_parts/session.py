@@ -19,7 +19,8 @@ FLASH_KEY = "hv_flash"
 
 def words() -> Words:
     """The texts in the visitor's language."""
-    return _words(str(st.session_state.get(LANGUAGE_KEY) or st.query_params.get(LANGUAGE_KEY) or _browser_language()))
+    chosen = st.session_state.get(f"hv_at_{LANGUAGE_KEY}") or st.query_params.get(LANGUAGE_KEY)
+    return _words(str(chosen or browser_language()))
 
 
 def settings() -> Settings:
@@ -62,6 +63,7 @@ def _words(language: str) -> Words:
     return Words(language)
 
 
-def _browser_language() -> str:
+def browser_language() -> str:
+    """The language the visitor's browser asks for, English where we do not speak it."""
     locale = (st.context.locale or "").partition("-")[0]
     return locale if locale in LANGUAGES else "en"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import uuid
 from collections.abc import Callable
 from functools import wraps
@@ -31,7 +32,7 @@ def blank(kind: str, title: str, text: str, *, action: tuple[str, str, str] | No
     with st.container(border=True, key=f"hv_state_{kind}"):
         markup(
             f'<div class="hv-blank" role="status"><div class="hv-glyph" aria-hidden="true">{GLYPHS[kind]}</div>'
-            f"<h3>{escape(title)}</h3><p>{escape(text)}</p></div>"
+            f"<h3>{escape(title)}</h3><p>{_code(text)}</p></div>"
         )
         if action is not None:
             page, label, icon = action
@@ -102,6 +103,11 @@ def live(seconds: float) -> Callable[[Callable[P, None]], Callable[P, None]]:
         return st.fragment(guarded(render), run_every=seconds)
 
     return decorated
+
+
+def _code(text: str) -> str:
+    """Escaped, with what stands between backquotes as code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
 
 
 def _again() -> None:
