@@ -4,8 +4,8 @@
 
 The controller runs in a process of its own against a RunPod emulator in this one. It is killed (SIGKILL) at a random
 moment, when a call reaches RunPod, or at a commit of the ledger; answers are lost, refused and delayed; sometimes
-nobody comes back before the leases have run out. After every round the ledger must know each pod that ever existed, hold no
-reservation, come to RunPod's bill, and pods of others must be as they were.
+nobody comes back before the leases have run out. After every round the ledger must know each pod that ever existed, hold
+no reservation, come to RunPod's bill, and pods of others must be as they were.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ class Provider:
         )
         self._server = await start_server(self.emulator.app())
         self.url = self._server.url
-        client = PodsClient.from_settings(RunPodSettings(api_key="rpa_strangers", pods_url=self.url))  # type: ignore[arg-type]
+        client = PodsClient.from_settings(RunPodSettings(api_key="rpa_strangers", pods_url=self.url))
         for name in FOREIGN:
             await client.create(PodSpec(name=name, image="someone/else", gpu=GPU, ports=("8188/http",)))
         await client.close()
@@ -236,7 +236,7 @@ class Chaos:
         self._rng = random.Random(tally.seed)
         self._home = folder / "home"
         self.settings = Settings(
-            runpod=RunPodSettings(api_key="rpa_0123456789", pods_url=provider.url),  # type: ignore[arg-type]
+            runpod=RunPodSettings(api_key="rpa_0123456789", pods_url=provider.url),
             pods=PodPoolSettings(
                 image="chaos/pod:1",
                 gpus=(GPU,),
