@@ -167,6 +167,8 @@ def print_report(report: BatchReport) -> None:
     split.add_section()
     split.add_row("total", str(report.completed), "", f"${money(report.cost_usd)} (quoted ${money(report.quoted_usd)})")
     console.print(split)
+    if report.pod_overhead_usd:
+        console.print(f"of it ${money(report.pod_overhead_usd)} for rented pods beyond the jobs' own seconds")
     console.print(
         f"{report.completed} of {report.jobs} clips in {report.duration_s:.1f} s, {report.failovers} failovers, "
         f"{report.failed} failed"

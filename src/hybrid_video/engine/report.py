@@ -7,10 +7,13 @@ from decimal import Decimal
 from itertools import pairwise
 from typing import Any
 
+from pydantic import Field
+
 from hybrid_video.engine.honesty import PlanLine, QuoteErrors, quote_errors
 from hybrid_video.ledger import JobRow, Ledger
 from hybrid_video.ledger.resolving import advice
 from hybrid_video.models import Attempt, AttemptState, JobState, Model, Tier, Usd
+from hybrid_video.pods.accounting import batch_overhead
 
 NO_MESSAGE = {
     JobState.PENDING: "not started: the run was stopped before; run the batch again to make it",
@@ -68,6 +71,9 @@ class BatchReport(Model):
     notices: tuple[str, ...] = ()
     quote_errors: QuoteErrors | None = None
     plan: PlanLine | None = None
+    pod_overhead_usd: Usd = Field(
+        Decimal(0), description="What rented pods cost beyond the seconds of its jobs; part of the cost of its tier."
+    )
 
     @property
     def exit_code(self) -> int:
@@ -80,6 +86,7 @@ class BatchReport(Model):
         """The contract's form: money as plain strings."""
         data = self.model_dump(mode="json")
         data["cost_usd"], data["quoted_usd"] = money(self.cost_usd), money(self.quoted_usd)
+        data["pod_overhead_usd"] = money(self.pod_overhead_usd)
         for tier, line in self.by_backend.items():
             data["by_backend"][tier]["cost_usd"] = money(line.cost_usd)
         for row, clip in zip(data["clips"], self.clips, strict=True):
@@ -154,6 +161,10 @@ def build_report(
         else:
             kind = row.error_kind or row.state.value
             errors.append(ErrorLine(job=row.job, kind=kind, message=_message(row, attempts)))
+    overhead_usd = batch_overhead(ledger, batch)
+    if overhead_usd:
+        cloud = tiers.get(Tier.CLOUD.value, TierLine())
+        tiers[Tier.CLOUD.value] = cloud.model_copy(update={"cost_usd": cloud.cost_usd + overhead_usd})
     return BatchReport(
         batch=batch,
         jobs=len(rows),
@@ -168,6 +179,7 @@ def build_report(
         errors=tuple(errors),
         simulated=simulated,
         notices=notices,
+        pod_overhead_usd=overhead_usd,
         quote_errors=quote_errors(attempt for attempts in by_job.values() for attempt in attempts),
         plan=PlanLine.of(ledger.forecasts(batch)[-1]) if planned else None,
     )
