@@ -4,8 +4,8 @@
 
 The controller runs in a process of its own against a RunPod emulator in this one. It is killed (SIGKILL) at a random
 moment, when a call reaches RunPod, or at a commit of the ledger; answers are lost, refused and delayed; sometimes
-nobody comes back before the leases have run out. After every round the ledger must know each pod that ever existed, hold
-no reservation, come to RunPod's bill, and pods of others must be as they were.
+nobody comes back before the leases have run out. After every round the ledger must know each pod that ever existed,
+hold no reservation and come to RunPod's bill, and pods of others must be as they were.
 """
 
 from __future__ import annotations
@@ -269,6 +269,8 @@ class Chaos:
         """Some kills on one home, then everything is brought to its end and audited."""
         for _ in range(most_kills):
             self._one_life()
+            if not self._tally.clean:
+                return
             if self._rng.random() < LONG_PAUSE_SHARE:
                 self._nobody_looks()
         self._provider.faults.clear()

@@ -24,6 +24,22 @@ from typing import Any, NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from hybrid_video.errors import HybridVideoError
+from hybrid_video.ledger import Caps, Ledger, Owner
+from hybrid_video.models import (
+    AttemptState,
+    CostEntry,
+    Decision,
+    JobState,
+    OutputSpec,
+    Quote,
+    Tier,
+    WorkOrder,
+    utc_now,
+)
+from hybrid_video.pods.pool import PodPool
+from hybrid_video.settings import Settings
+
 STORE_POINTS = (
     "pods.store.PodStore.intend",
     "pods.store.PodStore.try_place",
@@ -48,8 +64,6 @@ JOBS = 6
 
 def main() -> None:
     """Serves requests until standard input ends."""
-    for module in ("hybrid_video.pods.pool", "hybrid_video.ledger.store", "hybrid_video.settings"):
-        importlib.import_module(module)
     gc.freeze()
     _say(ready=True)
     for line in sys.stdin:
@@ -109,19 +123,14 @@ def _arm(point: str, when: str, nth: int) -> None:
 
 async def control(seed: int, seconds: float) -> None:
     """A controller's life: ticks, and between them opens, closes, drains, reconciles and books jobs at random."""
-    from hybrid_video.engine.session import open_ledger  # noqa: PLC0415
-    from hybrid_video.errors import HybridVideoError  # noqa: PLC0415
-    from hybrid_video.ledger import Owner  # noqa: PLC0415
-    from hybrid_video.pods.pool import PodPool  # noqa: PLC0415
-    from hybrid_video.settings import Settings  # noqa: PLC0415
 
     rng = random.Random(seed)
     settings = Settings.load()
-    ledger = open_ledger(settings)
+    ledger = Ledger.open(settings.storage.ledger_path)
     owner = Owner(settings.storage.home)
     pool = PodPool(settings, ledger, bill_final_after_s=0.0)
     until = time.monotonic() + seconds
-    opening: list[asyncio.Task[Any]] = []
+    opening: list[asyncio.Task[None]] = []
     while time.monotonic() < until:
         with contextlib.suppress(HybridVideoError):
             await pool.tick()
@@ -144,8 +153,7 @@ async def control(seed: int, seconds: float) -> None:
         await asyncio.sleep(rng.uniform(0.0, 0.05))
 
 
-async def _open(pool: Any, rng: random.Random) -> None:
-    from hybrid_video.errors import HybridVideoError  # noqa: PLC0415
+async def _open(pool: PodPool, rng: random.Random) -> None:
 
     try:
         await pool.open("chaos", batch=rng.choice(["", BATCH]))
@@ -153,10 +161,8 @@ async def _open(pool: Any, rng: random.Random) -> None:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
 
 
-def _job(ledger: Any, owner: Any, lane: str, rng: random.Random) -> None:
+def _job(ledger: Ledger, owner: Owner, lane: str, rng: random.Random) -> None:
     """A job that ran on a pod for some seconds, from reservation to settlement; a kill may come in between."""
-    from hybrid_video.ledger import Caps  # noqa: PLC0415
-    from hybrid_video.models import AttemptState, CostEntry, Decision, JobState, Tier, WorkOrder, utc_now  # noqa: PLC0415
 
     rows = [row for row in ledger.job_rows(BATCH) if row.state is not JobState.DONE] or ledger.job_rows(BATCH)
     row = rng.choice(rows)
@@ -194,8 +200,7 @@ def _job(ledger: Any, owner: Any, lane: str, rng: random.Random) -> None:
     )
 
 
-def _quote() -> Any:
-    from hybrid_video.models import OutputSpec, Quote, Tier  # noqa: PLC0415
+def _quote() -> Quote:
 
     return Quote(
         backend="runpod-pod",
