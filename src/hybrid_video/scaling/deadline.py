@@ -22,6 +22,9 @@ SPARE = 0.5
 
 NEGLIGIBLE_USD = 1e-9
 
+SURE = 0.1
+"""Share of what opening costs by which it must be cheaper: expected times are not certain, and pods are not to flap."""
+
 CLIP_SPREAD = 0.2
 """Coefficient of variation of a clip's time, failed attempts included."""
 
@@ -83,7 +86,8 @@ def pods_needed(
         costs.append(cost + (_rescue_usd(own, rented, target) if spread else 0.0))
     best = 0
     for opened, cost in enumerate(costs):
-        if cost < costs[best] - NEGLIGIBLE_USD:
+        sure_usd = SURE * opening_usd(offer, opened - best, 0.0)
+        if cost < costs[best] - sure_usd - NEGLIGIBLE_USD:
             best = opened
     if math.isfinite(costs[best]):
         return DeadlineNeed(best, costs[best], costs[0], True, latest_s)
