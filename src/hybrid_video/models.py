@@ -285,8 +285,13 @@ class Quote(Model):
     backend: str
     tier: Tier
     model: str = Field(description="Workflow template or vendor model that would make it.")
-    amount_usd: Usd = Field(ge=0, description="Expected cost.")
+    amount_usd: Usd = Field(ge=0, description="Expected cost: what is booked if the clip takes the expected time.")
     reserve_usd: Usd = Field(ge=0, description="Pessimistic cost: what the spend gate reserves.")
+    start_usd: Usd = Field(
+        Decimal(0),
+        ge=0,
+        description="Expected cost of starting a worker, which the vendor bills to the endpoint and not to the job.",
+    )
     service_s: float = Field(ge=0, description="Expected seconds from start to finished clip, queue excluded.")
     output: OutputSpec
     rate_usd_per_s: Usd = Field(
@@ -300,6 +305,11 @@ class Quote(Model):
     observed: int = Field(0, ge=0, description="Finished clips of this kind behind the expected time.")
     signature: str = Field("", description="Settings of the workflow that time depends on; empty for vendor models.")
     time_scale: float = Field(1.0, gt=0, description="How much faster than real time the backend runs (emulators).")
+
+    @property
+    def caused_usd(self) -> Decimal:
+        """What choosing it for one job alone is expected to cause, the start of a worker included."""
+        return self.amount_usd + self.start_usd
 
 
 class ScoreTerm(Model):

@@ -84,7 +84,7 @@ def rank(
     refused = [c.model_copy(update={"lost_because": c.refusal.reason}) for c in judged if c.refusal is not None]
     if not open_:
         return refused
-    dearest = max(float(_quote(c).amount_usd) for c in open_)
+    dearest = max(float(_quote(c).caused_usd) for c in open_)
     earliest = min(c.finish_s for c in open_)
     scored = [_score(c, preferences, dearest=dearest, earliest=earliest) for c in open_]
     best_cloud = _best_cloud(scored)
@@ -99,7 +99,7 @@ def rank(
             crowded_by(candidate, scored, value_of_time_usd_per_h) is not None,
             -(best_cloud if lifted else candidate.score or 0.0),
             not lifted,
-            _quote(candidate).amount_usd,
+            _quote(candidate).caused_usd,
             candidate.backend,
         )
 
@@ -134,7 +134,7 @@ def difference(
         return f"would finish {other.finish_s - best.finish_s:.0f} s later, and speed is prioritised"
     rival = crowded_by(other, scored, value_of_time_usd_per_h)
     if rival is not None and crowded_by(best, scored, value_of_time_usd_per_h) is None:
-        extra = _quote(rival).amount_usd - _quote(other).amount_usd
+        extra = _quote(rival).caused_usd - _quote(other).caused_usd
         return (
             f"has a wait of {other.wait_s:.0f} s with {other.queued} ahead; {rival.backend} finishes "
             f"{other.finish_s - rival.finish_s:.0f} s earlier for {_money(extra)}, and an hour of waiting is worth "
@@ -151,7 +151,7 @@ def difference(
     worst = max(gaps, key=lambda name: gaps[name])
     delay = other.finish_s - best.finish_s
     when = f"{delay:.0f} s later" if delay > 0 else f"{-delay:.0f} s earlier" if delay < 0 else "at the same time"
-    money = _money(_quote(other).amount_usd - _quote(best).amount_usd)
+    money = _money(_quote(other).caused_usd - _quote(best).caused_usd)
     return f"scores {gap:.1f} points less, most of it on {worst}: {money}, finished {when}"
 
 
@@ -168,7 +168,7 @@ def _gain(waiting: Candidate, other: Candidate, value_of_time_usd_per_h: float) 
     saved_s = min(waiting.wait_s, waiting.finish_s - other.finish_s)
     if saved_s <= 0:
         return 0.0
-    extra = float(_quote(other).amount_usd - _quote(waiting).amount_usd)
+    extra = float(_quote(other).caused_usd - _quote(waiting).caused_usd)
     return saved_s * value_of_time_usd_per_h / 3600 - extra
 
 
@@ -192,7 +192,7 @@ def _score(candidate: Candidate, preferences: EffectivePreferences, *, dearest: 
     finish = candidate.finish_s
     values = (
         ("priority", TIER_PRIORITY[candidate.tier], weights.priority),
-        ("cost", 1.0 - _share(float(_quote(candidate).amount_usd), dearest, nothing=0.0), weights.cost),
+        ("cost", 1.0 - _share(float(_quote(candidate).caused_usd), dearest, nothing=0.0), weights.cost),
         ("speed", _share(earliest, finish), weights.speed),
         ("queue", _share(_quote(candidate).service_s, finish), weights.queue),
     )

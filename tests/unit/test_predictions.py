@@ -61,7 +61,8 @@ def test_a_worker_starts_once_and_not_for_every_clip() -> None:
         update={
             "service_s": 80.0,
             "cold_start_s": 60.0,
-            "amount_usd": Decimal("0.028"),
+            "amount_usd": Decimal("0.007"),
+            "start_usd": Decimal("0.021"),
             "rate_usd_per_s": Decimal("0.00035"),
         }
     )
@@ -71,6 +72,7 @@ def test_a_worker_starts_once_and_not_for_every_clip() -> None:
     assert found is not None
     assert found.planned_s == pytest.approx(60 + 2 * 20)
     assert found.planned_usd == Decimal("0.07")
+    assert (found.starts, found.start_usd) == (5, Decimal("0.105"))
 
 
 def test_nothing_to_make_is_not_forecast() -> None:

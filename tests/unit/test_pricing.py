@@ -83,15 +83,19 @@ def test_the_seed_price_of_google_is_eight_cents_and_five_seconds() -> None:
 
 @given(st.integers(1, 400), st.floats(0, 300))
 def test_gpu_seconds_are_billed_whole_and_reserved_with_a_margin(frames: int, cold_start_s: float) -> None:
-    """Amount = whole seconds times the price; the reservation is never below it, nor below a cold start on top."""
+    """Amount = whole seconds of work times the price, exactly what the expected time settles at; the start of a worker
+    is a line of its own, and the reservation is never below both together."""
     output = OutputSpec(width=832, height=480, fps=16, frames=frames)
     offer = CURRENT.gpu_time(
         backend="runpod-serverless", tier=Tier.CLOUD, model=MODEL, gpu=GPU, output=output, cold_start_s=cold_start_s
     )
     price = CURRENT.prices.find(backend="runpod-serverless", tier=Tier.CLOUD, gpu=GPU, model=MODEL).usd
-    assert offer.amount_usd == price * math.ceil(offer.service_s)
-    assert offer.reserve_usd >= offer.amount_usd + price * 60 - price * math.ceil(cold_start_s) - QUANTUM
-    assert offer.reserve_usd >= offer.amount_usd
+    assert offer.start_usd == price * math.ceil(offer.cold_start_s)
+    work_s = round(offer.service_s - offer.cold_start_s, 6)
+    settled = CURRENT.settle_gpu_time(offer, gpu=GPU, billed_s=work_s, success=True)
+    assert settled.amount_usd == offer.amount_usd
+    assert offer.reserve_usd >= offer.amount_usd + price * 60 - QUANTUM
+    assert offer.reserve_usd >= offer.caused_usd
     assert str(price) in offer.basis
 
 

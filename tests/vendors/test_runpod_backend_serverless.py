@@ -473,12 +473,14 @@ async def test_start_names_the_setting_that_is_wrong(api: JobApi) -> None:
 
 
 async def test_the_quote_holds_a_cold_start_until_a_worker_is_up(api: JobApi, backend: ServerlessBackend) -> None:
-    """Unknown and scaled to zero cost a cold start; idle or running workers do not."""
+    """Unknown and scaled to zero cost a cold start, on a line of its own; idle or running workers do not."""
     cold = quoted(backend)
     await backend.start()
     warm = quoted(backend)
     assert cold.service_s == warm.service_s + 60
-    assert cold.amount_usd > warm.amount_usd
+    assert cold.amount_usd == warm.amount_usd
+    assert cold.start_usd == 60 * Decimal("0.00031")
+    assert warm.start_usd == 0
     assert warm.reserve_usd <= Decimal("0.00031") * 1800
     api.health = [{"jobs": {}, "workers": {"idle": 0, "running": 0, "initializing": 1}}]
     await backend.health()
@@ -542,4 +544,4 @@ async def test_a_running_job_makes_the_next_quote_warm(api: JobApi, backend: Ser
     warm = quoted(backend)
     assert cold.cold_start_s == 60
     assert warm.cold_start_s == 0
-    assert warm.amount_usd < cold.amount_usd
+    assert warm.caused_usd < cold.caused_usd

@@ -17,7 +17,7 @@ from hybrid_video.pricing.timings import PROBES
 def pool_of(shots: Sequence[Shot], lanes: Sequence[Lane]) -> tuple[PoolLine, ...]:
     """The kinds of slots that the jobs may use, each with the mean of its quotes.
 
-    A quote counts the start of a worker; in a batch only the first clip of each slot waits for it.
+    A quote's time counts the start of a worker; in a batch only the first clip of each slot waits for it.
     """
     slots = Counter(lane.backend for lane in lanes)
     quotes: dict[str, list[Quote]] = {}
@@ -31,8 +31,9 @@ def pool_of(shots: Sequence[Shot], lanes: Sequence[Lane]) -> tuple[PoolLine, ...
             tier=mine[0].tier,
             slots=slots[key],
             service_s=sum(quote.service_s - quote.cold_start_s for quote in mine) / len(mine),
-            price_usd=mean_usd([_warm_usd(quote) for quote in mine]),
+            price_usd=mean_usd([quote.amount_usd for quote in mine]),
             start_s=max(quote.cold_start_s for quote in mine),
+            start_usd=max(quote.start_usd for quote in mine),
         )
         for key, mine in quotes.items()
     )
@@ -108,11 +109,6 @@ def forecast(
         deadline_s=deadline_s,
         budget_usd=budget_usd,
     )
-
-
-def _warm_usd(quote: Quote) -> Decimal:
-    """The price without the start of a worker, whose seconds are billed to the endpoint and not to a job."""
-    return max(Decimal(0), quote.amount_usd - quote.rate_usd_per_s * Decimal(str(quote.cold_start_s)))
 
 
 def unproven(shots: Sequence[Shot]) -> dict[str, int]:

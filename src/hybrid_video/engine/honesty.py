@@ -31,6 +31,8 @@ class PlanLine(Model):
     jobs: int
     planned_usd: Usd
     planned_s: float
+    planned_start_usd: Usd = Decimal(0)
+    """Starts of serverless workers: on the endpoint's bill, beside `planned_usd`, in no job's cost."""
     actual_usd: Usd | None
     actual_s: float | None
     complete: bool
@@ -42,6 +44,7 @@ class PlanLine(Model):
             jobs=forecast.jobs,
             planned_usd=forecast.planned_usd,
             planned_s=forecast.planned_s,
+            planned_start_usd=forecast.start_usd,
             actual_usd=forecast.actual_usd,
             actual_s=forecast.actual_s,
             complete=forecast.complete,

@@ -95,6 +95,7 @@ class BatchReport(Model):
             actual = self.plan.actual_usd
             data["plan"] |= {
                 "planned_usd": money(self.plan.planned_usd),
+                "planned_start_usd": money(self.plan.planned_start_usd),
                 "actual_usd": None if actual is None else money(actual),
                 "time_error": self.plan.time_error,
                 "cost_error": self.plan.cost_error,

@@ -548,7 +548,9 @@ class BatchRun:
         number = await asyncio.to_thread(self._ledger.record_plan, found)
         self._planned = (number, time.monotonic(), frozenset(shot.job.id for shot in waiting))
         split = ", ".join(f"{count} {key}" for key, count in found.split.items() if count)
-        self._teller.tell("plan", f"expected: ${money(found.planned_usd)} in {found.planned_s:.1f} s ({split})")
+        starting = f"; starting {found.starts} workers costs the endpoint ${money(found.start_usd)}"
+        text = f"expected: ${money(found.planned_usd)} in {found.planned_s:.1f} s ({split})"
+        self._teller.tell("plan", text + starting if found.starts else text)
 
     def _record_outcome(self) -> None:
         """Stores what the run came to beside its plan."""

@@ -22,6 +22,9 @@ class PoolLine(Model):
     service_s: float = Field(ge=0)
     price_usd: Usd = Field(ge=0)
     start_s: float = Field(0.0, ge=0, description="Before its first clip a slot takes so long to start.")
+    start_usd: Usd = Field(
+        Decimal(0), ge=0, description="What starting one slot is billed to the endpoint, beside the jobs."
+    )
 
 
 class Forecast(Model):
@@ -39,6 +42,17 @@ class Forecast(Model):
     actual_usd: Usd | None = None
     actual_s: float | None = None
     made: int | None = None
+
+    @property
+    def starts(self) -> int:
+        """Workers that have to be started for it."""
+        return sum(min(line.slots, self.split.get(line.backend, 0)) for line in self.pool if line.start_s)
+
+    @property
+    def start_usd(self) -> Decimal:
+        """What those starts are expected to cost: on the vendor's bill, in no job's cost and not in `planned_usd`."""
+        used = ((line, min(line.slots, self.split.get(line.backend, 0))) for line in self.pool)
+        return sum((count * line.start_usd for line, count in used), Decimal(0))
 
     @property
     def complete(self) -> bool:

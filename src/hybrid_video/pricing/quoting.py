@@ -58,7 +58,8 @@ class Quoter:
         """Quote for a backend billed by the GPU-second.
 
         Args:
-            cold_start_s: expected billed seconds before the work begins (0 when warm), as published.
+            cold_start_s: expected seconds before the work begins (0 when warm), as published. They are billed to
+                the endpoint, never booked for a job, and stand in the quote as `start_usd`.
             longest_s: hard limit after which the vendor ends the job; bounds the reservation.
             signature: settings of the workflow that its time depends on; what was learned is kept apart by it.
         """
@@ -68,21 +69,25 @@ class Quoter:
         time = self.timings.estimate(Kind(tier, backend, gpu, model, signature, cold=cold_start_s > 0), output)
         cold_start_s = self.timings.cold_start_s(backend=backend, gpu=gpu, published_s=cold_start_s)
         service_s = time.expected_s
-        billed_s = math.ceil(service_s + cold_start_s)
+        billed_s, start_s = math.ceil(service_s), math.ceil(cold_start_s)
+        start_usd = _round(price.usd * start_s)
+        starting = f"; starting a worker takes {start_s} s (${start_usd}, billed to the endpoint)" if start_s else ""
         work_worst_s = time.p90_s * P90_MARGIN if time.observed >= KNOWN_FROM else service_s * PESSIMISM
-        worst_s = max(billed_s, math.ceil(work_worst_s + max(cold_start_s, 60.0)))
+        worst_s = max(billed_s + start_s, math.ceil(work_worst_s + max(cold_start_s, 60.0)))
         if longest_s is not None:
-            worst_s = max(billed_s, min(worst_s, math.ceil(longest_s + cold_start_s)))
+            worst_s = max(billed_s + start_s, min(worst_s, math.ceil(longest_s + cold_start_s)))
         return Quote(
             backend=backend,
             tier=tier,
             model=model,
             amount_usd=_round(price.usd * billed_s),
             reserve_usd=_round(price.usd * worst_s, up=True),
+            start_usd=start_usd,
             service_s=(service_s + cold_start_s) / self.time_scale,
             output=output,
             rate_usd_per_s=_round(price.usd * Decimal(str(self.time_scale))),
-            basis=f"{billed_s} GPU-seconds at ${price.usd}/s ({price.id}, checked {price.checked}); {time.basis}",
+            basis=f"{billed_s} GPU-seconds at ${price.usd}/s ({price.id}, checked {price.checked}){starting}; "
+            f"{time.basis}",
             service_p90_s=(time.p90_s + self.timings.cold_start_p90_s(backend, gpu, cold_start_s)) / self.time_scale,
             cold_start_s=cold_start_s / self.time_scale,
             observed=time.observed,
