@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from hybrid_video.errors import BackendError
 from hybrid_video.models import (
@@ -126,4 +126,22 @@ class Backend(Protocol):
 
     def charge(self, quote: Quote, status: JobStatus | None, failure: BackendError | None = None) -> CostEntry:
         """What the attempt cost, by the vendor's rule: `status` of a success, or the failure it ended in."""
+        ...
+
+
+@runtime_checkable
+class TakesPods(Protocol):
+    """What a backend offers beside `Backend` when its lanes come and go while it is in use."""
+
+    async def attach(self, pod_id: str) -> Lane:
+        """Takes a machine into use.
+
+        Raises:
+            ConfigurationError: it may not be used.
+            BackendError: it cannot be used now.
+        """
+        ...
+
+    async def detach(self, pod_id: str) -> None:
+        """Forgets a machine; its lane is gone."""
         ...

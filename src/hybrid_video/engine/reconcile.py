@@ -113,7 +113,7 @@ async def reconcile(
     """
     with opened(settings) as (ledger, history):
         rows = await asyncio.to_thread(known_batches, ledger, batches)
-        lines = await _settle_open(settings, ledger, rows, wait_s, tell)
+        lines = await settle_open(settings, ledger, rows, wait_s, tell)
         disk = await asyncio.to_thread(disk_audit.audit, ledger, rows)
         pods, bills, pool, notices = await _ask_runpod(settings, ledger)
         try:
@@ -133,13 +133,14 @@ async def reconcile(
     )
 
 
-async def _settle_open(
+async def settle_open(
     settings: Settings,
     ledger: Ledger,
     batches: Mapping[str, object],
     wait_s: float | None,
     tell: Callable[[str], None],
 ) -> list[AttemptLine]:
+    """Finds, follows and settles what was left open in these batches; what a live process drives is left to it."""
     found = [a for a in await asyncio.to_thread(ledger.open_attempts) if a.batch in batches]
     if not found:
         return []

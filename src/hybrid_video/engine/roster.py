@@ -13,14 +13,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol, runtime_checkable
 
+from hybrid_video.backends.base import TakesPods
 from hybrid_video.engine.fleet import Fleet
 from hybrid_video.errors import ConfigurationError, HybridVideoError
 from hybrid_video.goals import LaneState
 from hybrid_video.ledger import Ledger
 from hybrid_video.ledger.lanes import POD_PREFIX
-from hybrid_video.models import Lane, utc_now
+from hybrid_video.models import utc_now
 from hybrid_video.pods.records import PodRecord
 from hybrid_video.pods.store import PodStore
 from hybrid_video.settings import Settings
@@ -38,19 +38,6 @@ REST_S = 60.0
 """How long it gets no job of this run; the watcher may have replaced it by then."""
 
 STARTING = frozenset({"intended", "creating", "starting"})
-
-
-@runtime_checkable
-class TakesPods(Protocol):
-    """What a backend offers whose lanes come and go."""
-
-    async def attach(self, pod_id: str) -> Lane:
-        """Takes a pod into use."""
-        ...
-
-    async def detach(self, pod_id: str) -> None:
-        """Forgets a pod."""
-        ...
 
 
 @dataclass

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Mapping
 
-from hybrid_video.backends.base import Backend
+from hybrid_video.backends.base import Backend, TakesPods
 from hybrid_video.errors import HybridVideoError
 from hybrid_video.models import Health, utc_now
 from hybrid_video.redaction import redact
@@ -21,10 +22,23 @@ class HealthRound:
     def __init__(self, backends: Mapping[str, Backend]) -> None:
         self.backends = dict(backends)
         self._started: set[str] = set()
+        self._shown: set[str] = set()
 
     async def check(self) -> list[Health]:
         """One look at each, all at once. Never raises."""
         return list(await asyncio.gather(*(self._check(key, backend) for key, backend in self.backends.items())))
+
+    async def show_pods(self, ready: set[str]) -> None:
+        """Lets the backend of the rented pods look at those that are open now, by RunPod's ids."""
+        backend = self.backends.get("runpod-pod")
+        if not isinstance(backend, TakesPods):
+            return
+        for pod_id in self._shown - ready:
+            await backend.detach(pod_id)
+        for pod_id in ready - self._shown:
+            with contextlib.suppress(HybridVideoError):  # it stays known, and the check says what is wrong
+                await backend.attach(pod_id)
+        self._shown = ready
 
     async def close(self) -> None:
         """Closes every backend; remote work goes on."""

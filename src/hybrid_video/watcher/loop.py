@@ -30,6 +30,8 @@ from hybrid_video.pricing.refresh import load_prices
 from hybrid_video.pricing.timings import ServiceTimes
 from hybrid_video.redaction import redact
 from hybrid_video.settings import Settings
+from hybrid_video.watcher.collecting import LOOK_S as COLLECT_S
+from hybrid_video.watcher.collecting import Collecting
 from hybrid_video.watcher.demand_store import DemandStore
 from hybrid_video.watcher.health_round import HealthRound
 from hybrid_video.watcher.health_store import HealthStore
@@ -96,6 +98,8 @@ class Watcher:
         self._settings = settings
         self._ledger = ledger
         self._lease = WatcherLease(settings, ledger, owner)
+        self._owner = owner
+        self._collecting: Collecting | None = None
         self._where = where
         self._tell = tell or (lambda _text: None)
         self._demands = DemandStore(ledger, owner)
@@ -236,7 +240,9 @@ class Watcher:
         else:
             duties.append(Duty("demand", RECONCILE_S, self._sweep))
         if self._with_health:
+            self._collecting = Collecting(self._settings, self._ledger, self._owner)
             duties.append(Duty("health", HEALTH_S, self._check_health))
+            duties.append(Duty("collecting", COLLECT_S, self._collect))
         return duties
 
     async def _do(self, duty: Duty) -> None:
@@ -322,6 +328,9 @@ class Watcher:
     async def _check_health(self) -> None:
         if self._round is None:
             self._round = HealthRound(configured_backends(await asyncio.to_thread(_context, self._settings)))
+        if self._pool is not None:
+            ready = await asyncio.to_thread(self._pool.store.ready)
+            await self._round.show_pods({pod.pod_id for pod in ready if pod.pod_id})
         found = await self._round.check()
         await asyncio.to_thread(self._store_health, found)
         for health in found:
@@ -330,6 +339,12 @@ class Watcher:
                 log.info("%s is %s: %s", health.backend, "well" if health.healthy else "ill", health.detail)
                 self._tell(f"{health.backend} {'is well' if health.healthy else 'is ill'}: {health.detail}")
             self._ill[health.backend] = now
+
+    async def _collect(self) -> None:
+        assert self._collecting is not None  # noqa: S101 - set with the duty
+        for told in await self._collecting.look():
+            log.info("%s", told)
+            self._tell(told)
 
     def _store_health(self, found: list[Health]) -> None:
         self._health_store.save(found)
