@@ -1,10 +1,12 @@
-"""`hybrid-video ledger backup`, `restore` and `move`."""
+"""`hybrid-video ledger backup`, `restore`, `move` and `prune`."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 from dataclasses import asdict
+from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated
 
@@ -14,12 +16,14 @@ from hybrid_video.cli.ledger import ledger_app
 from hybrid_video.cli.output import console, print_json
 from hybrid_video.cli.run import JsonOption
 from hybrid_video.engine.report import money
-from hybrid_video.engine.session import open_ledger
+from hybrid_video.engine.session import open_ledger, opened
 from hybrid_video.errors import ConfigurationError, InputError, LedgerError
 from hybrid_video.ledger import Ledger
 from hybrid_video.ledger.copying import Copied, backup_name, copy, inspect, prune_backups, refuse_running
 from hybrid_video.ledger.copying import backup as write_backup
 from hybrid_video.ledger.copying import restore as read_backup
+from hybrid_video.ledger.pruning import Pruned, compact, prunable
+from hybrid_video.ledger.pruning import prune as prune_ledger
 from hybrid_video.models import utc_now
 from hybrid_video.settings import Settings
 
@@ -97,6 +101,41 @@ def move(
     console.print("set HYBRID_VIDEO_LEDGER_URL to the new address for every process; the old ledger was not changed")
     if json_output:
         print_json(_fields(copied))
+    return 0
+
+
+@ledger_app.command()
+def prune(
+    older_than: Annotated[
+        int, typer.Option("--older-than", metavar="DAYS", min=1, max=36_500, help="Age since the end of a batch.")
+    ] = 365,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    json_output: JsonOption = False,
+) -> int:
+    """Delete the jobs, attempts and decisions of old batches. Balances, clips and the history stay.
+
+    A pruned batch cannot be run again under its name. Batches with anything open or uncertain are left alone.
+    """
+    settings = Settings.load()
+    before = utc_now() - timedelta(days=older_than)
+    with opened(settings) as (ledger, history):
+        history.update(ledger)
+        if dry_run:
+            gone = Pruned(prunable(ledger, before), 0, 0, Decimal(0))
+        else:
+            gone = prune_ledger(ledger, before)
+            if gone.batches:
+                compact(ledger)
+    what = f"{len(gone.batches)} batches that ended more than {older_than} days ago"
+    if dry_run:
+        console.print(f"would prune {what}; nothing was changed")
+    else:
+        console.print(
+            f"pruned {what}: {gone.jobs} jobs, {gone.attempts} attempts, ${money(gone.settled_usd)} kept in sums"
+        )
+    if json_output:
+        counts = {"jobs": gone.jobs, "attempts": gone.attempts, "settled_usd": money(gone.settled_usd)}
+        print_json({"batches": list(gone.batches), "dry_run": dry_run, **({} if dry_run else counts)})
     return 0
 
 

@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 
 from hybrid_video.errors import LedgerError
 from hybrid_video.ledger import Ledger
+from hybrid_video.ledger.lookups import pruned_batches
 from hybrid_video.models import Attempt
 from hybrid_video.pricing.learning import observation, served_s, work_units
 
@@ -111,10 +112,10 @@ class History:
         return total
 
     def rebuild(self, ledger: Ledger) -> int:
-        """Throws the history away and makes it again from the ledger; returns its rows."""
+        """Makes the history again from the ledger; returns the rows made. Pruned batches keep theirs."""
+        kept = pruned_batches(ledger)
         with self._open() as connection:
-            connection.execute("drop table if exists attempts")
-            _create(connection)
+            connection.execute("delete from attempts where not list_contains(?::varchar[], batch)", [kept])
         ledger.mark_recorded([], recorded=False)
         return self.update(ledger)
 

@@ -86,3 +86,9 @@ def settled_by_day(ledger: Ledger, backend: str, days: Sequence[str]) -> dict[st
         for day, cost, reserved, state in connection.execute(query):
             amounts[day] += reserved if state in held else cost or Decimal(0)
     return amounts
+
+
+def pruned_batches(ledger: Ledger) -> list[str]:
+    """Batches whose jobs and attempts were deleted for their age; only the history has them."""
+    with ledger.reading() as connection:
+        return list(connection.execute(sa.select(t.batches.c.name).where(t.batches.c.pruned_at.is_not(None))).scalars())

@@ -6,7 +6,7 @@ Worked out from the rows alone and not by the code that booked them, so that an 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
@@ -29,12 +29,14 @@ def pod_scopes(day: str, batch: str) -> tuple[str, ...]:
     return (*every, f"batch:{batch}") if batch else every
 
 
-def pod_findings(pods: Sequence[Row], shares: Sequence[Row], attempts: Sequence[Row]) -> list[Finding]:
+def pod_findings(
+    pods: Sequence[Row], shares: Sequence[Row], attempts: Sequence[Row], pruned: Mapping[str, Decimal]
+) -> list[Finding]:
     """Contradictions about pods, and those that nobody has looked after for long."""
     booked: dict[str, Decimal] = defaultdict(Decimal)
     for share in shares:
         booked[share.pod] += share.amount_usd
-    jobs_usd = _jobs_usd(attempts)
+    jobs_usd = _jobs_usd(attempts, pruned)
     findings = []
     for pod in pods:
         if booked[pod.name] != pod.booked_usd:
@@ -61,9 +63,11 @@ def pod_findings(pods: Sequence[Row], shares: Sequence[Row], attempts: Sequence[
     return findings
 
 
-def pod_bills(pods: Sequence[Row], shares: Sequence[Row], attempts: Sequence[Row]) -> tuple[Decimal, Decimal]:
+def pod_bills(
+    pods: Sequence[Row], shares: Sequence[Row], attempts: Sequence[Row], pruned: Mapping[str, Decimal]
+) -> tuple[Decimal, Decimal]:
     """RunPod's bill for reconciled pods, and by how much it exceeds what the ledger has for them."""
-    jobs_usd = _jobs_usd(attempts)
+    jobs_usd = _jobs_usd(attempts, pruned)
     billed = held = Decimal(0)
     reconciled = {pod.name: pod for pod in pods if pod.reconciled_at is not None and pod.billed_usd is not None}
     for pod in reconciled.values():
@@ -73,8 +77,12 @@ def pod_bills(pods: Sequence[Row], shares: Sequence[Row], attempts: Sequence[Row
     return billed, billed - held
 
 
-def _jobs_usd(attempts: Sequence[Row]) -> dict[str, Decimal]:
+def _jobs_usd(attempts: Sequence[Row], pruned: Mapping[str, Decimal]) -> dict[str, Decimal]:
+    """Per lane: attempts that are here, and those that were deleted for their age."""
     amounts: dict[str, Decimal] = defaultdict(Decimal)
+    for scope, amount in pruned.items():
+        if scope.startswith("lane:"):
+            amounts[scope.removeprefix("lane:")] += amount
     for row in attempts:
         amounts[row.lane] += row.cost_usd or Decimal(0)
     return amounts

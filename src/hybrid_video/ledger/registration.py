@@ -26,8 +26,9 @@ def register(connection: Connection, batch: Batch, *, out_dir: Path, simulated: 
         Ids of jobs that were finished earlier with another text and will be made again.
 
     Raises:
-        InputError: a changed job is still being made with its earlier text.
+        InputError: a changed job is still being made with its earlier text, or the batch was pruned.
     """
+    _refuse_pruned(connection, batch.name)
     _write_batch(connection, batch, out_dir=out_dir, simulated=simulated, now=now)
     known = {row.job: row for row in connection.execute(sa.select(t.jobs).where(t.jobs.c.batch == batch.name))}
     made = _made(connection, batch.name) if known else {}
@@ -58,6 +59,16 @@ def register(connection: Connection, batch: Batch, *, out_dir: Path, simulated: 
     if fresh:
         connection.execute(sa.insert(t.jobs), fresh)
     return changed
+
+
+def _refuse_pruned(connection: Connection, name: str) -> None:
+    """Nobody knows any more which clips of it were made; making them again would be paying for them twice."""
+    gone = connection.execute(sa.select(t.batches.c.pruned_at).where(t.batches.c.name == name)).scalar_one_or_none()
+    if gone is not None:
+        raise InputError(
+            f"name: batch {name!r} was made long ago and its jobs were pruned on {gone:%Y-%m-%d}; give the new batch "
+            "another name, so that no clip of the old one is paid for twice by mistake"
+        )
 
 
 def _write_batch(connection: Connection, batch: Batch, *, out_dir: Path, simulated: bool, now: datetime) -> None:

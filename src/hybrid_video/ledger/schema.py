@@ -74,6 +74,7 @@ batches = sa.Table(
     sa.Column("started_at", Utc),
     sa.Column("finished_at", Utc),
     sa.Column("simulated", sa.Boolean, nullable=False, default=False),
+    sa.Column("pruned_at", Utc),
 )
 
 jobs = sa.Table(
@@ -291,6 +292,14 @@ watchers = sa.Table(
 )
 """Which process watches, until when it is believed, and what it last said of itself."""
 
+pruned = sa.Table(
+    "pruned",
+    metadata,
+    sa.Column("scope", sa.String(200), primary_key=True),
+    sa.Column("settled_usd", Money, nullable=False),
+)
+"""What deleted attempts had come to, per scope and per lane (`lane:…`), so that balances can be recomputed."""
+
 
 def _first(connection: Connection) -> None:
     metadata.create_all(connection)
@@ -323,7 +332,14 @@ def _sixth(connection: Connection) -> None:
         index.create(connection, checkfirst=True)
 
 
-MIGRATIONS: tuple[Callable[[Connection], None], ...] = (_first, _second, _third, _fourth, _fifth, _sixth)
+def _seventh(connection: Connection) -> None:
+    """What `ledger prune` needs."""
+    pruned.create(connection, checkfirst=True)
+    if "pruned_at" not in {column["name"] for column in sa.inspect(connection).get_columns("batches")}:
+        connection.execute(sa.text("ALTER TABLE batches ADD COLUMN pruned_at VARCHAR(40)"))
+
+
+MIGRATIONS: tuple[Callable[[Connection], None], ...] = (_first, _second, _third, _fourth, _fifth, _sixth, _seventh)
 """Numbered from 1 by position. Append only: a released migration is never edited."""
 
 

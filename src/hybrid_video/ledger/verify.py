@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -53,11 +54,12 @@ def verify(ledger: Ledger) -> VerifyReport:
         balances = {row.scope: row for row in connection.execute(sa.select(t.balances))}
         pods = list(connection.execute(sa.select(t.pods).order_by(t.pods.c.intended_at)))
         shares = list(connection.execute(sa.select(t.pod_shares)))
+        pruned = {row.scope: row.settled_usd for row in connection.execute(sa.select(t.pruned))}
     overhead = sum((row.amount_usd for row in shares), Decimal(0))
-    billed, difference = pod_bills(pods, shares, attempts)
+    billed, difference = pod_bills(pods, shares, attempts, pruned)
     findings = [
-        *_balances(attempts, pods, shares, balances),
-        *pod_findings(pods, shares, attempts),
+        *_balances(attempts, pods, shares, balances, pruned),
+        *pod_findings(pods, shares, attempts, pruned),
         *_orphans(attempts, jobs),
         *_duplicates(attempts),
         *_uncertain(attempts),
@@ -70,7 +72,7 @@ def verify(ledger: Ledger) -> VerifyReport:
         batches=len(batches),
         jobs=len(jobs),
         attempts=len(attempts),
-        settled_usd=sum((row.cost_usd or Decimal(0) for row in attempts), overhead),
+        settled_usd=sum((row.cost_usd or Decimal(0) for row in attempts), overhead) + pruned.get("all", Decimal(0)),
         reserved_usd=sum((row.reserved_usd for row in (*attempts, *pods)), Decimal(0)),
         uncertain=kinds.count("uncertain"),
         orphans=kinds.count("orphan"),
@@ -84,8 +86,13 @@ def verify(ledger: Ledger) -> VerifyReport:
     )
 
 
-def _balances(attempts: list[Row], pods: list[Row], shares: list[Row], balances: dict[str, Row]) -> list[Finding]:
+def _balances(
+    attempts: list[Row], pods: list[Row], shares: list[Row], balances: dict[str, Row], pruned: Mapping[str, Decimal]
+) -> list[Finding]:
     expected: dict[str, list[Decimal]] = defaultdict(lambda: [Decimal(0), Decimal(0)])
+    for scope, amount in pruned.items():
+        if not scope.startswith("lane:"):
+            expected[scope][0] += amount
     for row in attempts:
         for scope in (
             f"job:{row.batch}/{row.job}",
