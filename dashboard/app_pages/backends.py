@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from decimal import Decimal
+from html import escape
 from typing import Any
 
 import pandas as pd
@@ -288,7 +289,7 @@ def _pod(line: PodLine) -> None:
     with st.container(border=True):
         left, middle, right = st.columns([2.2, 3, 1], vertical_alignment="center")
         with left:
-            markup(f"{pill(w.known('pod_state', line.state), hue)} <b>{line.name}</b>")
+            markup(f"{pill(w.known('pod_state', line.state), hue)} <b>{escape(line.name)}</b>")
             st.caption(" · ".join(told(part) for part in (line.gpu, line.cloud, line.data_center) if part))
         middle.markdown(
             told(

@@ -67,11 +67,14 @@ def test_every_key_that_is_asked_for_exists(file: Path) -> None:
 def test_every_key_is_asked_for() -> None:
     """Texts that nobody shows are translated for nothing. Keys made up at run time are known by their first part."""
     source = "\n".join(file.read_text(encoding="utf-8") for file in FILES)
-    made_up = set(re.findall(r'f"([a-z_]+)\.(?:[a-z_]*)\{', source)) | set(re.findall(r'known\(\s*"([a-z_]+)"', source))
+    made_up = set(re.findall(r'f"([a-z_]+)\.(?:[a-z_]*)\{', source)) | set(
+        re.findall(r"""known\(\s*["']([a-z_]+)["']""", source)
+    )
     unused = {
         key
         for key in catalogue("en")
-        if f'"{key}"' not in source and key.split(".")[0] not in made_up | {"units", "preference"}
+        if not re.search(rf"""["']{re.escape(key)}["']""", source)
+        and key.split(".")[0] not in made_up | {"units", "preference"}
     }
     assert not sorted(unused)
 
