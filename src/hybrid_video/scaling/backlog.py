@@ -76,7 +76,7 @@ def worth_opening(backlog: Backlog, room: int) -> Worth:
     look = _planned if backlog.priced else _free
     best = base = look(backlog, 0)
     chosen = 0
-    if base.duration_s <= backlog.offer.cold_start_s:
+    if base.duration_s <= backlog.offer.cold_start_s or _gone_by_then(backlog):
         return Worth(0, 0.0, base.duration_s, base.duration_s)
     for pods in range(1, room + 1):
         found = look(backlog, pods)
@@ -86,6 +86,15 @@ def worth_opening(backlog: Backlog, room: int) -> Worth:
             best, chosen = found, pods
     saved = base.total_usd - best.total_usd if math.isfinite(base.total_usd) else math.inf
     return Worth(chosen, saved, base.duration_s, best.duration_s)
+
+
+def _gone_by_then(backlog: Backlog) -> bool:
+    """Whether what runs already would have done all the work by the time a pod is ready: less than mu sigma."""
+    servers = [Server(lane.free_in_s, lane.service_s) for lane in backlog.lanes if lane.price_usd <= 0]
+    servers += [pod_server(pod, backlog.offer) for pod in backlog.pods if pod.state != "starting"]
+    usable = [server for server in servers if server.service_s > 0]
+    work = backlog.waiting + sum(server.free_s / server.service_s for server in usable)
+    return work <= backlog.offer.cold_start_s * sum(1 / server.service_s for server in usable)
 
 
 def threshold_jobs(rate_per_s: float, offer: PodOffer, usd_per_job_s: float) -> float:

@@ -169,6 +169,8 @@ def _rescue_usd(own: Sequence[Resource], pods: Sequence[Resource], target: Targe
             if clips > 0:
                 variance += clips * CLIP_SPREAD**2 + 1 / 12 + (START_SPREAD * free_s / resource.service_s) ** 2
     certain = max(0.0, target.jobs - sum(r.capacity(target.deadline_s) for r in cheap))
+    if not variance:
+        return 0.0
     deviation = math.sqrt(variance)
     over = (target.jobs - room) / deviation
     expected = deviation * (_density(over) + over * _below(over))
