@@ -140,7 +140,7 @@ class Roster:
         return str(holder.document.get("pods_stopped") or "")
 
     async def _attach(self, pod_id: str, pod: _Pod) -> None:
-        backend = self.fleet.backends[KEY]
+        backend: object = self.fleet.backends[KEY]
         assert isinstance(backend, TakesPods)  # noqa: S101 - `active` says so
         try:
             lane = await backend.attach(pod_id)
@@ -165,7 +165,7 @@ class Roster:
             return
         del self._pods[pod_id]
         if pod.attached:
-            backend = self.fleet.backends[KEY]
+            backend: object = self.fleet.backends[KEY]
             assert isinstance(backend, TakesPods)  # noqa: S101 - `active` says so
             with contextlib.suppress(HybridVideoError):
                 await backend.detach(pod_id)

@@ -30,7 +30,7 @@ class HealthRound:
 
     async def show_pods(self, ready: set[str]) -> None:
         """Lets the backend of the rented pods look at those that are open now, by RunPod's ids."""
-        backend = self.backends.get("runpod-pod")
+        backend: object = self.backends.get("runpod-pod")
         if not isinstance(backend, TakesPods):
             return
         for pod_id in self._shown - ready:
