@@ -32,8 +32,8 @@ from hybrid_video.api.problems import RESPONSES, Refused
 from hybrid_video.engine.cancel import cancel as cancel_jobs
 from hybrid_video.errors import ConfigurationError, InputError, NotFoundError
 from hybrid_video.models import IDENTIFIER, MAX_BUDGET_USD, MAX_DEADLINE_S, Batch, JobState, UsdLimit
-from hybrid_video.views import BatchLine, ClipLine, Dimension, JobLine, JobView, Page, Spend
-from hybrid_video.views.events import EventPage
+from hybrid_video.views import BatchLine, ClipLine, Dimension, EventPage, JobLine, JobView, Page, Spend
+from hybrid_video.views.figures import encode_moment
 
 router = APIRouter(prefix="/api", tags=["batches"], responses=RESPONSES)
 
@@ -139,8 +139,13 @@ def get_batch(shared: Shared, name: Name) -> BatchDetail:
 def list_jobs(
     shared: Shared, name: Name, state: JobState | None = None, cursor: Cursor = None, limit: Limit = 50
 ) -> Page[JobLine]:
-    """The jobs of a batch in its order."""
-    return views.jobs(shared.ledger, name, state=state, cursor=cursor, limit=limit)
+    """The jobs of a batch in its order; none yet while its run is only starting."""
+    try:
+        return views.jobs(shared.ledger, name, state=state, cursor=cursor, limit=limit)
+    except NotFoundError:
+        if submitting.find(shared.settings, name) is None:
+            raise
+        return Page(items=())
 
 
 @router.get("/batches/{name}/jobs/{job}", dependencies=[Read])
@@ -162,7 +167,7 @@ async def list_events(
     """What happened, oldest first. With `wait_s` and the last `cursor` it answers when something new has happened."""
     until_s = time.monotonic() + wait_s
     while True:
-        page = await asyncio.to_thread(views.events, shared.ledger, name, cursor=cursor, limit=limit)
+        page = await asyncio.to_thread(_events, shared, name, cursor, limit)
         if page.items or time.monotonic() >= until_s:
             return page
         await asyncio.sleep(min(LOOK_S, max(0.0, until_s - time.monotonic())))
@@ -171,7 +176,12 @@ async def list_events(
 @router.get("/batches/{name}/clips", dependencies=[Read])
 def list_batch_clips(shared: Shared, name: Name, cursor: Cursor = None, limit: Limit = 50) -> Page[ClipLine]:
     """The finished clips of a batch, the latest first."""
-    return views.clips(shared.ledger, batch=name, cursor=cursor, limit=limit)
+    try:
+        return views.clips(shared.ledger, batch=name, cursor=cursor, limit=limit)
+    except NotFoundError:
+        if submitting.find(shared.settings, name) is None:
+            raise
+        return Page(items=())
 
 
 @router.get("/clips", dependencies=[Read])
@@ -263,6 +273,17 @@ def spend(
 
 
 # -- pieces ------------------------------------------------------------------------------------------------------------
+
+
+def _events(shared: Context, name: str, cursor: str | None, limit: int) -> EventPage:
+    """The events; of a batch whose run has not reached the ledger none yet, with a cursor to go on from."""
+    try:
+        return views.events(shared.ledger, name, cursor=cursor, limit=limit)
+    except NotFoundError:
+        known = submitting.find(shared.settings, name)
+        if known is None:
+            raise
+        return EventPage(items=(), cursor=cursor or encode_moment(known.submitted_at, ""), more=False)
 
 
 async def _received(request: Request, folder: Path, name: str | None) -> tuple[Batch, Path | None]:

@@ -85,7 +85,7 @@ class LiveBackends:
         self._settings, self._ledger, self._history = settings, ledger, history
         self._fleet = Fleet({})
         self._context: BackendContext | None = None
-        self._offers: OrderedDict[str, tuple[float, tuple[Candidate, ...]]] = OrderedDict()
+        self._offers: OrderedDict[str, tuple[float, str, tuple[Candidate, ...]]] = OrderedDict()
         self._load: tuple[float, Load] | None = None
         self.checked: dict[str, Health] = {}
         self.trouble: str = ""
@@ -236,7 +236,7 @@ class LiveBackends:
         key += str(workflow_path)
         known = self._offers.get(key)
         if known is not None and time.monotonic() - known[0] < OFFERS_FRESH_S:
-            return known[1]
+            return tuple(_told_to(job.id, known[1], offer) for offer in known[2])
         offers = []
         for name, backend in fleet.backends.items():
             answer = backend.quote(job, workflow_path=workflow_path)
@@ -247,7 +247,7 @@ class LiveBackends:
             if name not in fleet.down:
                 refusal = await backend.preflight(job, workflow_path=workflow_path, image_path=image_path)
             offers.append(Candidate(backend=name, tier=backend.tier, quote=answer, refusal=refusal))
-        self._offers[key] = (time.monotonic(), tuple(offers))
+        self._offers[key] = (time.monotonic(), job.id, tuple(offers))
         while len(self._offers) > OFFERS_KEPT:
             self._offers.popitem(last=False)
         return tuple(offers)
@@ -271,6 +271,15 @@ class LiveBackends:
         if self._load is None or time.monotonic() - self._load[0] > LOAD_FRESH_S:
             self._load = (time.monotonic(), await asyncio.to_thread(read_load, self._ledger))
         return self._load[1]
+
+
+def _told_to(job: str, other: str, offer: Candidate) -> Candidate:
+    """A remembered offer with this job's name where a refusal names the one that it was made for."""
+    refusal = offer.refusal
+    if refusal is None or job == other:
+        return offer
+    reason = refusal.reason.replace(f"job {other!r}", f"job {job!r}")
+    return offer.model_copy(update={"refusal": refusal.model_copy(update={"reason": reason})})
 
 
 def read_load(ledger: Ledger) -> Load:

@@ -1,0 +1,189 @@
+"""How fast the API answers while a batch runs: status at 50 requests a second, selection, and the layer alone.
+
+    python -m benchmarks.api --json
+
+The server is `hybrid-video api` in a process of its own; the batch of 100 jobs is submitted through it and made beside
+the emulators by a third process. Requests start at fixed times, whether the answers before them have come or not, so
+that a slow answer cannot hide the ones behind it. `quiet` are the same requests with nothing running: on a machine
+whose cores are shared, compare the two rather than a figure of another day.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from benchmarks.measure import percentile
+from hybrid_video.cli.demo import running_farm
+from hybrid_video.emulators.farm import FarmOptions
+
+RATE_PER_S = 50
+SELECT = {"job": {"prompt": "a lighthouse", "duration_s": 3, "width": 480, "height": 272, "fps": 24}}
+SMALL = {"duration_s": 3, "width": 480, "height": 272, "fps": 24}
+
+
+async def load(client: httpx.AsyncClient, method: str, path: str, *, seconds: float, rate: float, **sent: Any) -> Any:
+    """Requests at a fixed rate; milliseconds from when each was due to when it was answered."""
+    took_ms: list[float] = []
+    wrong: list[int] = []
+
+    async def one(due_s: float) -> None:
+        answer = await client.request(method, path, **sent)
+        took_ms.append((time.perf_counter() - due_s) * 1000)
+        if answer.status_code != 200:
+            wrong.append(answer.status_code)
+
+    start_s = time.perf_counter() + 0.1
+    tasks = []
+    for number in range(int(seconds * rate)):
+        due_s = start_s + number / rate
+        await asyncio.sleep(max(0.0, due_s - time.perf_counter()))
+        tasks.append(asyncio.create_task(one(due_s)))
+    await asyncio.gather(*tasks)
+    return {
+        "requests": len(took_ms),
+        "per_s": rate,
+        "p50_ms": round(percentile(took_ms, 0.5), 2),
+        "p95_ms": round(percentile(took_ms, 0.95), 2),
+        "p99_ms": round(percentile(took_ms, 0.99), 2),
+        "most_ms": round(max(took_ms), 2),
+        "wrong": wrong,
+    }
+
+
+async def one_by_one(client: httpx.AsyncClient, method: str, path: str, *, times: int, **sent: Any) -> Any:
+    """The same request again and again, each after the answer before it."""
+    took_ms: list[float] = []
+    for _ in range(times):
+        began_s = time.perf_counter()
+        answer = await client.request(method, path, **sent)
+        took_ms.append((time.perf_counter() - began_s) * 1000)
+        answer.raise_for_status()
+    return {
+        "requests": times,
+        "p50_ms": round(percentile(took_ms, 0.5), 2),
+        "p99_ms": round(percentile(took_ms, 0.99), 2),
+        "most_ms": round(max(took_ms), 2),
+    }
+
+
+async def measure(url: str, *, jobs: int, seconds: float) -> dict[str, Any]:
+    """Quiet, then while a batch runs."""
+    limits = httpx.Limits(max_connections=50, max_keepalive_connections=50)
+    async with httpx.AsyncClient(base_url=url, timeout=30, limits=limits) as client:
+        await until_up(client)
+        await one_by_one(client, "GET", "/api/loadbalancer/status", times=50)
+        await one_by_one(client, "POST", "/api/loadbalancer/select", times=50, json=SELECT)
+        found: dict[str, Any] = {"health": await one_by_one(client, "GET", "/health", times=300)}
+        found["quiet_status"] = await load(
+            client, "GET", "/api/loadbalancer/status", seconds=seconds / 2, rate=RATE_PER_S
+        )
+        found["quiet_select"] = await one_by_one(client, "POST", "/api/loadbalancer/select", times=300, json=SELECT)
+        batch = {"name": "load", "jobs": [{"id": f"s{n}", "prompt": f"shot {n}", **SMALL} for n in range(jobs)]}
+        (await client.post("/api/batches", json=batch)).raise_for_status()
+        await until_running(client)
+        found["status"] = await load(client, "GET", "/api/loadbalancer/status", seconds=seconds, rate=RATE_PER_S)
+        found["progress_after_status"] = await progress(client)
+        found["select"] = await one_by_one(client, "POST", "/api/loadbalancer/select", times=300, json=SELECT)
+        found["batch"] = await one_by_one(client, "GET", "/api/batches/load", times=100)
+        found["jobs"] = await one_by_one(client, "GET", "/api/batches/load/jobs?limit=100", times=50)
+        found["progress_at_end"] = await progress(client)
+        return found
+
+
+async def until_up(client: httpx.AsyncClient) -> None:
+    """Waits for the server and its backends."""
+    for _ in range(300):
+        try:
+            if (await client.post("/api/loadbalancer/select", json=SELECT)).status_code == 200:
+                return
+        except httpx.HTTPError:
+            pass
+        await asyncio.sleep(0.1)
+    raise RuntimeError("the API did not come up")
+
+
+async def until_running(client: httpx.AsyncClient) -> None:
+    """Waits until the batch has begun."""
+    for _ in range(600):
+        view = (await client.get("/api/batches/load")).json()["view"]
+        if view is not None and view["batch"]["jobs"]["active"]:
+            return
+        await asyncio.sleep(0.1)
+    raise RuntimeError("the batch did not start")
+
+
+async def progress(client: httpx.AsyncClient) -> dict[str, int]:
+    """Jobs by state: the measurement counts only while some are active."""
+    counts: dict[str, int] = (await client.get("/api/batches/load")).json()["view"]["batch"]["jobs"]
+    return counts
+
+
+def run(*, jobs: int = 100, seconds: float = 20) -> dict[str, Any]:
+    """One measurement from fresh servers to their end."""
+    with (
+        tempfile.TemporaryDirectory() as made,
+        running_farm(FarmOptions(time_scale=4, cold_start_s=5)) as farm,
+    ):
+        environment = {
+            **os.environ,
+            **farm.environment(),
+            "HYBRID_VIDEO_HOME": f"{made}/home",
+            "HYBRID_VIDEO_TIME_SCALE": "4",
+            "HYBRID_VIDEO_SIMULATED": "true",
+            "HYBRID_VIDEO_GEMINI_RESOLUTION": "360p",
+            "HYBRID_VIDEO_MIN_FREE_DISK_MB": "50",
+            "HYBRID_VIDEO_API_READS_PER_MINUTE": "100000",
+        }
+        environment.pop("PREFECT_API_URL", None)
+        log = Path(made, "api.log")
+        with log.open("wb") as output:
+            server = subprocess.Popen(
+                [sys.executable, "-m", "hybrid_video", "api", "--port", "0"],
+                env=environment,
+                stdout=output,
+                stderr=output,
+            )
+        try:
+            while "API: " not in log.read_text():
+                if server.poll() is not None:
+                    raise RuntimeError(log.read_text())
+                time.sleep(0.1)
+            url = log.read_text().split("API: ")[1].split()[0]
+            found = asyncio.run(measure(url, jobs=jobs, seconds=seconds))
+            httpx.post(f"{url}/api/batches/load/cancel", json={"wait_s": 20}, timeout=60)
+        finally:
+            server.send_signal(signal.SIGTERM)
+            server.wait(30)
+    found["jobs_in_batch"] = jobs
+    found["load_average"] = [round(value, 2) for value in os.getloadavg()]
+    found["status_p99_under_25_ms"] = found["status"]["p99_ms"] < 25
+    found["select_p99_under_5_ms"] = found["select"]["p99_ms"] <= 5
+    return found
+
+
+def main() -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--jobs", type=int, default=100)
+    parser.add_argument("--seconds", type=float, default=20)
+    parser.add_argument("--json", action="store_true", help="print one line of JSON")
+    options = parser.parse_args()
+    result = run(jobs=options.jobs, seconds=options.seconds)
+    print(json.dumps(result) if options.json else json.dumps(result, indent=2))
+    return 0 if result["status_p99_under_25_ms"] and result["select_p99_under_5_ms"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
