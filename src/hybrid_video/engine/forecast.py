@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from decimal import ROUND_HALF_EVEN, Decimal
 
 from hybrid_video import planner
 from hybrid_video.engine.selection import Shot
+from hybrid_video.expecting import Uncertain, expected
 from hybrid_video.ledger.forecasts import Forecast, PoolLine
 from hybrid_video.models import NANO_USD, Lane, Quote
 from hybrid_video.planner import Plan, Resource
+from hybrid_video.pricing.learning import Z90
 from hybrid_video.pricing.timings import PROBES
 
 
@@ -33,6 +36,7 @@ def pool_of(shots: Sequence[Shot], lanes: Sequence[Lane]) -> tuple[PoolLine, ...
             service_s=sum(quote.service_s - quote.cold_start_s for quote in mine) / len(mine),
             price_usd=mean_usd([quote.amount_usd for quote in mine]),
             start_s=max(quote.cold_start_s for quote in mine),
+            cv=max(_scatter(quote) for quote in mine),
             start_usd=max(quote.start_usd for quote in mine),
         )
         for key, mine in quotes.items()
@@ -88,15 +92,29 @@ def forecast(
     budget_usd: Decimal | None,
     value_of_time_usd_per_h: float,
 ) -> Forecast | None:
-    """Cost and duration of the jobs still to be made; None when there is nothing to make or nowhere."""
+    """Cost and duration of the jobs still to be made; None when there is nothing to make or nowhere.
+
+    Exact where times are certain, as in the seed's price list; where they scatter, what is to be expected.
+    """
     pool = pool_of(shots, lanes)
-    plan = plan_for(
-        resources_of(pool),
-        len(shots),
-        deadline_s=deadline_s,
-        budget_usd=budget_usd,
-        value_of_time_usd_per_h=value_of_time_usd_per_h,
-    )
+    resources = resources_of(pool)
+    scatter = {line.backend: line.cv for line in pool}
+    if any(scatter.values()):
+        plan = expected(
+            [Uncertain(resource, scatter[resource.key]) for resource in resources],
+            len(shots),
+            deadline_s=deadline_s,
+            budget_usd=budget_usd,
+            value_of_time_usd_per_h=value_of_time_usd_per_h,
+        )
+    else:
+        plan = plan_for(
+            resources,
+            len(shots),
+            deadline_s=deadline_s,
+            budget_usd=budget_usd,
+            value_of_time_usd_per_h=value_of_time_usd_per_h,
+        )
     if plan is None:
         return None
     return Forecast(
@@ -109,6 +127,13 @@ def forecast(
         deadline_s=deadline_s,
         budget_usd=budget_usd,
     )
+
+
+def _scatter(quote: Quote) -> float:
+    """Coefficient of variation behind a quote's P90 (log-normal); 0 where the quote is certain of its time."""
+    if quote.service_p90_s <= quote.service_s or quote.service_s <= 0:
+        return 0.0
+    return math.log(quote.service_p90_s / quote.service_s) / Z90
 
 
 def unproven(shots: Sequence[Shot]) -> dict[str, int]:

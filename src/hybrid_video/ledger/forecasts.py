@@ -22,6 +22,7 @@ class PoolLine(Model):
     service_s: float = Field(ge=0)
     price_usd: Usd = Field(ge=0)
     start_s: float = Field(0.0, ge=0, description="Before its first clip a slot takes so long to start.")
+    cv: float = Field(0.0, ge=0, description="How much a clip's time scatters (coefficient of variation).")
     start_usd: Usd = Field(
         Decimal(0), ge=0, description="What starting one slot is billed to the endpoint, beside the jobs."
     )
