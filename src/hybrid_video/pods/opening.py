@@ -180,11 +180,10 @@ class Opener:
         )
 
     def _spec(self, name: str, place: Place, pods: PodPoolSettings, token: str) -> PodSpec:
-        env = {
-            "HYBRID_VIDEO_POD_TOKEN": token,
-            "HYBRID_VIDEO_POD_LEASE_S": str(round(pods.lease_s)),
-            "HYBRID_VIDEO_POD_NAME": name,
-        }
+        env = {"HYBRID_VIDEO_POD_LEASE_S": str(round(pods.lease_s)), "HYBRID_VIDEO_POD_NAME": name}
+        if not (pods.template_id and self._settings.runpod.pod_token):
+            # A template may take the token from one of RunPod's secrets, which keeps it out of the pods' listing.
+            env["HYBRID_VIDEO_POD_TOKEN"] = token
         if self._settings.runpod.management_url != API_URL:
             env["HYBRID_VIDEO_POD_API_URL"] = self._settings.runpod.management_url
         return PodSpec(
