@@ -1,4 +1,4 @@
-"""What the doctor says of machine, clock, versions, pods, watcher and an installed ComfyUI; each trouble has a remedy."""
+"""What the doctor says of machine, clock, versions, pods, watcher and an installed ComfyUI, with a remedy for each."""
 
 from __future__ import annotations
 
