@@ -23,10 +23,12 @@ from hybrid_video.errors import FailureKind, TransientError
 from hybrid_video.ledger import Caps, Ledger, Owner
 from hybrid_video.ledger import schema as t
 from hybrid_video.metrics import CONTENT_TYPE, exposition
+from hybrid_video.metrics.totals import BUCKETS_S, Total, attempt_totals
 from hybrid_video.models import Health, Tier, utc_now
 from hybrid_video.pods.records import PodIntent
 from hybrid_video.pods.store import PodStore
 from hybrid_video.settings import Settings, StorageSettings
+from hybrid_video.views.reading import reading
 from hybrid_video.watcher.demand_store import DemandStore
 from hybrid_video.watcher.health_store import HealthStore
 from tests.unit.api_rig import serving
@@ -190,6 +192,88 @@ def test_an_unknown_outcome_is_counted_until_it_is_known(tmp_path: Path) -> None
     assert scrape.value("uncertain_oldest_seconds") >= 0
     assert scrape.value("attempts_under_way", state="uncertain") == 1
     assert not [sample for sample in scrape.samples if sample.name == "hybrid_video_attempts_total"]
+
+
+async def test_what_a_process_remembers_is_what_a_fresh_one_reads(
+    ledger_url: str | Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Attempts end at all ages, before and between scrapes: kept and new sums together are those of the whole table,
+    on SQLite and on PostgreSQL."""
+    ledger = Ledger.open(ledger_url)
+    now = utc_now()
+
+    def ended(name: str, ago: timedelta, **values: object) -> dict[str, object]:
+        moment = now - ago
+        row = {
+            "attempt_id": name,
+            "batch": "night",
+            "job": "shot-0",
+            "number": int(name),
+            "backend": "gemini",
+            "tier": "gemini",
+            "model": "m",
+            "lane": "l",
+            "state": "settled",
+            "spec_sha": "",
+            "quote": "{}",
+            "quoted_usd": Decimal("0.5"),
+            "reserved_usd": Decimal(0),
+            "cost_usd": Decimal("0.4"),
+            "day": "2026-11-22",
+            "created_at": moment - timedelta(seconds=45),
+            "finished_at": moment,
+            "execution_s": 40.0,
+        }
+        return row | values
+
+    def add(*rows: dict[str, object]) -> None:
+        with ledger.writing() as connection:
+            for row in rows:
+                connection.execute(sa.insert(t.attempts).values(row))
+
+    def totals(at: timedelta) -> list[Total]:
+        with reading(ledger) as connection:
+            return sorted(attempt_totals(connection, now + at), key=lambda total: (total.state, total.backend))
+
+    try:
+        ledger.register(make_batch(), out_dir=Path("out"))
+        add(ended("1", timedelta(days=30)), ended("2", timedelta(seconds=10)))
+        add(ended("3", timedelta(hours=2), state="failed", error_kind="timeout", cost_usd=Decimal(0)))
+        add(ended("4", timedelta(0), state="running", finished_at=None, cost_usd=None, execution_s=None))
+        first = totals(timedelta(0))
+        add(ended("5", timedelta(minutes=-3)))
+        later = totals(timedelta(minutes=4))
+        much_later = totals(timedelta(hours=1))
+        monkeypatch.setattr("hybrid_video.metrics.totals._kept", {})
+        fresh = totals(timedelta(hours=1))
+    finally:
+        ledger.close()
+    failed, running, settled = first
+    assert (failed.attempts, failed.error_kind, running.attempts, settled.attempts) == (1, "timeout", 1, 2)
+    assert (settled.cost_usd, settled.quoted_usd, settled.again) == (Decimal("0.8"), Decimal(1), 1)
+    assert settled.whole.count == 2
+    assert settled.whole.sum_s == pytest.approx(90, abs=0.01)
+    assert dict(zip(BUCKETS_S, settled.whole.up_to, strict=True))[30.0] == 0
+    assert dict(zip(BUCKETS_S, settled.whole.up_to, strict=True))[60.0] == 2
+    assert (settled.worked.count, settled.worked.sum_s) == (2, 80.0)
+    assert running.whole.count == running.worked.count == 0
+    assert later[2].attempts == much_later[2].attempts == 3
+    for kept, read in zip(much_later, fresh, strict=True):
+        assert kept.whole.sum_s == pytest.approx(read.whole.sum_s)
+        assert (kept.attempts, kept.cost_usd, kept.worked) == (read.attempts, read.cost_usd, read.worked)
+        assert (kept.whole.count, kept.whole.up_to) == (read.whole.count, read.whole.up_to)
+
+
+def test_a_whole_scrape_works_on_postgresql(postgres: str, tmp_path: Path) -> None:
+    """Every query of every family, on an empty ledger there."""
+    url = sa.make_url(postgres).set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
+    ledger = Ledger.open(url)
+    try:
+        scrape = Scrape(exposition(ledger, Settings(storage=StorageSettings(home=tmp_path))).decode())
+    finally:
+        ledger.close()
+    assert scrape.value("jobs") == 0
+    assert scrape.value("spend_usd", period="all") == 0
 
 
 def test_no_label_grows_with_the_work(home: Path) -> None:

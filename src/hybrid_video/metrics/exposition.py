@@ -66,7 +66,7 @@ def families(ledger: Ledger, settings: Settings, *, now: datetime | None = None)
     began, moment = time.monotonic(), now or utc_now()
     found: list[Metric] = []
     with reading(ledger) as connection:
-        totals = attempt_totals(connection)
+        totals = attempt_totals(connection, moment)
         found += _work(connection, totals)
         found += _pods(connection, settings, moment)
         found += _care(connection, moment)
