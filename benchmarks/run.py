@@ -8,10 +8,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import core, dispatch, overhead
+from benchmarks import autoscale, core, dispatch, overhead
 
 if __name__ == "__main__":
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "ERROR")
     core.main()
     dispatch.run(quick=True)
+    autoscale.run(quick=True)
     overhead.main()

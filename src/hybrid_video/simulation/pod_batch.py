@@ -55,12 +55,21 @@ class _Slot:
 
 class _Run:
     def __init__(
-        self, sites: Sequence[Site], kind: PodKind, jobs: int, policy: Ours, rule: ScaleRule, seed: int, most: int
+        self,
+        sites: Sequence[Site],
+        kind: PodKind,
+        jobs: int,
+        policy: Ours,
+        rule: ScaleRule,
+        seed: int,
+        most: int,
+        *,
+        excluding: bool,
     ) -> None:
         self.rng = random.Random(seed)  # noqa: S311 - a simulation
         self.fleet = Fleet(kind, random.Random(seed + 7_000_003))  # noqa: S311
         self.policy, self.rule, self.most, self.now_s = policy, rule, most, 0.0
-        self.excluding = False
+        self.excluding = excluding
         self.slots = [_Slot(site, f"{site.key}-{number}") for site in sites for number in range(site.slots)]
         price = Decimal(str(round(kind.usd_per_s * kind.service_s, 9)))
         self.pod_site = Site(POD_SITE, most, kind.service_s, price, kind.cv, kind.failure)
@@ -181,9 +190,15 @@ def simulate_pod_batch(
     seed: int,
     max_pods: int = 5,
     policy: Ours | None = None,
+    excluding: bool = False,
 ) -> PodBatch:
-    """Runs a batch to its end and closes what is still open at the next look."""
-    run = _Run(sites, kind, jobs, policy or Ours(deadline_s), rule, seed, max_pods)
+    """Runs a batch to its end and closes what is still open at the next look.
+
+    Args:
+        excluding: a job that failed goes to another site if there is one, whatever it costs, as in the engine; the
+            optimum it is compared with would take the cheapest again.
+    """
+    run = _Run(sites, kind, jobs, policy or Ours(deadline_s), rule, seed, max_pods, excluding=excluding)
     run.scale()
     run.dispatch()
     while run.left and run.events:
