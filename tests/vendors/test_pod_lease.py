@@ -16,8 +16,11 @@ from hybrid_video.errors import (
     LimitError,
     TransientError,
 )
+from hybrid_video.ledger import Caps, Owner
 from hybrid_video.ledger.verify import verify
 from hybrid_video.models import utc_now
+from hybrid_video.pods import accounting
+from tests.unit.ledger_rig import make_batch, make_order, reserve
 from tests.vendors.pod_rig import PodRig, pod_rig
 
 pytestmark = pytest.mark.timeout(60)
@@ -166,6 +169,41 @@ async def test_a_pod_that_never_renders_is_given_up_and_paid_for(tmp_path: Path)
         assert rig.listed() == []
         assert (closed.cost_usd or 0) > 0
         assert rig.ledger.balance("all").settled_usd == closed.cost_usd
+
+
+async def test_a_pod_lives_into_a_new_day(tmp_path: Path) -> None:
+    """What it cost until midnight is the old day's; the new day's budget holds the rest."""
+    async with pod_rig(tmp_path, lease_s=100.0) as rig:
+        pod = await rig.ready((await rig.pool.open("test")).name)
+        today, yesterday = pod.day, "2020-02-28"
+        cost = rig.pool.tariff.cost(pod)
+        accounting.roll_over(
+            rig.ledger, pod.name, cost, day=yesterday, reserve_usd=Decimal("0.05"), caps=Caps()
+        )  # as if it had been opened that day
+        await rig.until(lambda: rig.get(pod.name).day == today)
+        assert rig.ledger.balance(f"day:{yesterday}").reserved_usd == 0
+        assert rig.ledger.balance(f"day:{yesterday}").settled_usd > 0
+        assert rig.ledger.balance(f"day:{today}").reserved_usd == rig.get(pod.name).reserved_usd > 0
+        closed = await rig.pool.close(pod.name, "idle")
+        assert rig.ledger.balance("all").settled_usd == closed.cost_usd
+        assert verify(rig.ledger).ok
+
+
+async def test_a_dead_runs_job_does_not_keep_a_draining_pod_open(rig: PodRig, tmp_path: Path) -> None:
+    """Its process is gone: the pod waits for a moment, and then ends."""
+    pod = await rig.ready((await rig.pool.open("test")).name)
+    rig.ledger.register(make_batch(), out_dir=tmp_path)
+    owner = Owner(tmp_path / "other")
+    order = make_order(backend="runpod-pod").model_copy(update={"lane": pod.lane})
+    reserve(rig.ledger, order, owner)
+    await rig.pool.drain(pod.name, "the queue is empty")
+    await rig.pool.tick()
+    assert rig.get(pod.name).state == "draining"
+    owner.close()
+    with rig.ledger.writing() as connection:
+        connection.exec_driver_sql("UPDATE jobs SET lease_until = NULL, owner = NULL")
+        connection.exec_driver_sql("UPDATE attempts SET created_at = '2020-01-01T00:00:00.000000+00:00'")
+    await rig.until(lambda: rig.get(pod.name).state == "closed")
 
 
 async def test_a_pod_that_vanishes_is_noticed_and_booked(rig: PodRig) -> None:

@@ -12,7 +12,6 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 
 import httpx
-import sqlalchemy as sa
 
 from hybrid_video.backends.runpod.pod_door import PodDoor
 from hybrid_video.backends.runpod.pod_records import Pod
@@ -20,10 +19,9 @@ from hybrid_video.backends.runpod.pod_token import pod_token
 from hybrid_video.backends.runpod.pods import KEY, PodsClient
 from hybrid_video.errors import BackendError, ConfigurationError, LimitError
 from hybrid_video.ledger import Ledger
-from hybrid_video.ledger import schema as t
+from hybrid_video.ledger.lanes import held
 from hybrid_video.ledger.money import Caps
 from hybrid_video.ledger.owner import Owner
-from hybrid_video.ledger.states import OPEN
 from hybrid_video.models import utc_now
 from hybrid_video.pods import accounting
 from hybrid_video.pods.accounting import Tariff
@@ -203,7 +201,7 @@ class Tender:
 
     async def _keep(self, pod: PodRecord, now: datetime) -> None:
         """A ready or draining pod: its money, its lease, and its end when it is draining and idle."""
-        busy = await asyncio.to_thread(open_attempts, self._ledger, pod.lane)
+        busy = await asyncio.to_thread(jobs_on, self._ledger, pod.lane)
         if busy:
             await asyncio.to_thread(self._store.busy, pod.name, now)
         elif pod.state == "draining":
@@ -253,7 +251,7 @@ class Tender:
         try:
             await asyncio.to_thread(self._reserve, pod, now)
         except LimitError as error:
-            busy = await asyncio.to_thread(open_attempts, self._ledger, pod.lane) if pod.state == "ready" else 0
+            busy = await asyncio.to_thread(jobs_on, self._ledger, pod.lane) if pod.state == "ready" else 0
             if busy:
                 await asyncio.to_thread(self._store.mark_draining, pod.name, str(error))
             elif pod.state != "draining" or pod.lease_until is None or (pod.lease_until - now).total_seconds() < 1:
@@ -292,18 +290,13 @@ class Tender:
         return PodDoor(pod_id, self._settings.runpod.pod_url(pod_id), token, self._http(), backend=KEY)
 
 
-def open_attempts(ledger: Ledger, lane: str) -> int:
-    """Attempts under way on a pod."""
+def jobs_on(ledger: Ledger, lane: str) -> int:
+    """Prompts under way on a pod. What a dead run has left there counts for a moment only: it must not keep a pod open
+    for ever."""
     if not lane:
         return 0
-    query = (
-        sa.select(sa.func.count())
-        .select_from(t.attempts)
-        .where(t.attempts.c.lane == lane, t.attempts.c.state.in_([state.value for state in OPEN]))
-    )
     with ledger.reading() as connection:
-        count: int = connection.execute(query).scalar_one()
-    return count
+        return len(held(connection, lanes=[lane]))
 
 
 def _named(listed: Listed, name: str) -> Pod | None:
