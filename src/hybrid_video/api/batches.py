@@ -239,6 +239,7 @@ async def cancel(shared: Shared, name: Name, body: CancelRequest | None = None) 
         if stopped and "no batch is named" in str(error):  # it was stopped before it reached the ledger
             return Cancelled(batch=name, counts={}, jobs=(), run_stopped=True)
         raise NotFoundError(str(error)) from None
+    shared.changed()
     counts: dict[str, int] = {}
     for line in report.jobs:
         counts[line.outcome] = counts.get(line.outcome, 0) + 1
@@ -314,6 +315,7 @@ async def _start(
 ) -> Submitted:
     async with _room(shared):
         run = await asyncio.to_thread(shared.submitter, batch, shared.settings, folder)
+    shared.changed()
     response.headers["Location"] = f"/api/batches/{batch.name}"
     root = f"/api/batches/{batch.name}"
     links = {"self": root, "jobs": f"{root}/jobs", "events": f"{root}/events", "clips": f"{root}/clips"}

@@ -126,6 +126,7 @@ async def shutdown_all(shared: Shared) -> PodsEnded:
 def config(shared: Shared, body: PodConfig) -> PodConfig:
     """Changes how pods are opened and closed, from the watcher's next look on; null resets a field."""
     preferences.change(shared.ledger, shared.settings, body.model_dump(exclude_unset=True))
+    shared.changed()
     return _config(shared)
 
 
@@ -145,3 +146,4 @@ async def _pool(shared: Context) -> AsyncIterator[PodPool]:
         yield pool
     finally:
         await pool.aclose()
+        shared.changed()

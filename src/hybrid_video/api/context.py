@@ -12,8 +12,10 @@ from typing import Annotated
 import anyio.to_thread
 from fastapi import Depends, FastAPI, Request
 
-from hybrid_video import preferences
+from hybrid_video import preferences, views
+from hybrid_video.api.bodies import Status
 from hybrid_video.api.live import LiveBackends
+from hybrid_video.api.snapshot import Snapshot
 from hybrid_video.engine.session import open_ledger
 from hybrid_video.history import History
 from hybrid_video.ledger import Ledger
@@ -41,12 +43,34 @@ class Context:
     history: History
     live: LiveBackends
     submitter: Submitter
+    status: Snapshot[bytes]
+    settings_now: Snapshot[Settings]
     starting: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while a batch is started, so that the number of running ones is not passed by two at once."""
 
     def applied(self) -> Settings:
         """The settings with stored preferences, as they are this moment."""
         return preferences.applied(self.settings, self.ledger)
+
+    def changed(self) -> None:
+        """Something was changed through this API: remembered answers are no longer given out."""
+        self.status.drop()
+        self.settings_now.drop()
+
+
+def _opened(settings: Settings, ledger: Ledger, submitter: Submitter) -> Context:
+    history = History(settings.storage.history_path)
+    live = LiveBackends(settings, ledger, history)
+
+    def applied() -> Settings:
+        return preferences.applied(settings, ledger)
+
+    def status() -> bytes:
+        now = applied()
+        backends = views.backends(ledger, now, checked=live.checked)
+        return Status(overview=views.overview(ledger, now), backends=backends).model_dump_json().encode()
+
+    return Context(settings, ledger, history, live, submitter, Snapshot(status), Snapshot(applied))
 
 
 @asynccontextmanager
@@ -58,11 +82,10 @@ async def opened_context(app: FastAPI, settings: Settings, submitter: Submitter)
     """
     anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
     ledger = await asyncio.to_thread(open_ledger, settings)
-    history = History(settings.storage.history_path)
-    live = LiveBackends(settings, ledger, history)
+    context = _opened(settings, ledger, submitter)
     try:
-        async with live.running():
-            app.state.context = Context(settings, ledger, history, live, submitter)
+        async with context.live.running():
+            app.state.context = context
             yield
     finally:
         ledger.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Response
 
 from hybrid_video import preferences, views
 from hybrid_video.api import advising
@@ -33,14 +33,10 @@ from hybrid_video.views.jobs import decision_line
 router = APIRouter(prefix="/api/loadbalancer", tags=["loadbalancer"], responses=RESPONSES)
 
 
-@router.get("/status", dependencies=[Read])
-def status(shared: Shared) -> Status:
-    """Active and waiting jobs, today's figures, money, pods, and each backend with its health."""
-    settings = shared.applied()
-    return Status(
-        overview=views.overview(shared.ledger, settings),
-        backends=views.backends(shared.ledger, settings, checked=shared.live.checked),
-    )
+@router.get("/status", dependencies=[Read], response_model=Status)
+async def status(shared: Shared) -> Response:
+    """Active and waiting jobs, today's figures, money, pods, and each backend with its health; at most a second old."""
+    return Response(await shared.status.get(), media_type="application/json")
 
 
 @router.get("/backends", dependencies=[Read])
@@ -57,7 +53,7 @@ async def select(shared: Shared, body: SelectRequest) -> SelectAnswer:
             f"job.workflow: {body.job.workflow!r} is a file, and a selection carries none; give the name of a "
             "template, or validate a whole batch with POST /api/batches?validate_only=true"
         )
-    settings = await asyncio.to_thread(shared.applied)
+    settings = await shared.settings_now.get()
     decision = await shared.live.select(body.job, settings, body.preferences, body.attempt)
     line = decision_line(decision)
     chosen = next((candidate for candidate in line.candidates if candidate.chosen), None)
@@ -100,13 +96,17 @@ def get_preferences(shared: Shared) -> PreferencesAnswer:
 def post_preferences(shared: Shared, body: PreferenceChanges) -> PreferencesAnswer:
     """Changes some preferences for every batch that starts from now on; null resets one to the environment's."""
     changes = body.model_dump(exclude_unset=True)
-    return _answer(shared, preferences.change(shared.ledger, shared.settings, changes))
+    stored = preferences.change(shared.ledger, shared.settings, changes)
+    shared.changed()
+    return _answer(shared, stored)
 
 
 @router.delete("/preferences", dependencies=[Admin])
 def delete_preferences(shared: Shared) -> PreferencesAnswer:
     """Resets every preference to the environment's."""
-    return _answer(shared, preferences.reset(shared.ledger))
+    stored = preferences.reset(shared.ledger)
+    shared.changed()
+    return _answer(shared, stored)
 
 
 def _answer(shared: Context, stored: Stored) -> PreferencesAnswer:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import html
-from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,10 +14,10 @@ from hybrid_video.api.access import Read
 from hybrid_video.api.bodies import Health
 from hybrid_video.api.context import Shared
 from hybrid_video.api.problems import RESPONSES
+from hybrid_video.metrics import CONTENT_TYPE, exposition
 from hybrid_video.views.reading import reading
 
 router = APIRouter(tags=["system"])
-METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 @router.get("/health", responses={503: RESPONSES[503]})
@@ -37,15 +35,8 @@ def health(shared: Shared) -> Health:
     responses={**RESPONSES, 200: {"content": {"text/plain": {}}, "description": "Prometheus text"}},
 )
 def metrics(shared: Shared) -> Response:
-    """Every figure for Prometheus, from the ledger."""
-    if find_spec("hybrid_video.metrics") is not None:
-        module = import_module("hybrid_video.metrics")
-        text: bytes | str = module.exposition(shared.ledger, shared.applied())
-    else:
-        from hybrid_video.api.plain_metrics import exposition  # noqa: PLC0415 - only until there is a full one
-
-        text = exposition(shared.ledger, shared.applied())
-    return Response(text, media_type=METRICS_TYPE)
+    """Every figure for Prometheus, from the ledger at this moment."""
+    return Response(exposition(shared.ledger, shared.applied()), media_type=CONTENT_TYPE)
 
 
 @router.get("/docs", include_in_schema=False)
