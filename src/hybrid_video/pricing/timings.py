@@ -2,9 +2,10 @@
 
 Times scale with the work: pixel-frames (width x height x frames) on GPUs, frames alone at Google, whose latency follows
 the length of the clip rather than its size. The learned estimate is
-`(3 x prior + seconds seen, those of failures included) / (3 + clips seen)` in seconds per unit of work, kept apart by
-backend, GPU, workflow and its settings, cold starts apart. What is known of a workflow elsewhere stands in for the
-published figure.
+`(w x prior + seconds seen, those of failures included) / (w + clips seen)` in seconds per unit of work, kept apart by
+backend, GPU, workflow and its settings, cold starts apart. The prior weighs `w` = 3 clips until 5 were seen, then less
+and less: a published figure that is wrong by a factor would else bend a mean of many. What is known of a workflow
+elsewhere stands in for the published figure.
 """
 
 from __future__ import annotations
@@ -121,7 +122,8 @@ class ServiceTimes:
     def cold_start_s(self, *, backend: str, gpu: str, published_s: float) -> float:
         """Seconds until a worker's work begins: the published figure, corrected by the starts that were seen."""
         count, total = self.cold_starts.get((backend, gpu), (0, 0.0))
-        return published_s * (PRIOR_WEIGHT * COLD_START_S + total) / ((PRIOR_WEIGHT + count) * COLD_START_S)
+        weight = prior_weight(count)
+        return published_s * (weight * COLD_START_S + total) / ((weight + count) * COLD_START_S)
 
     def cold_start_p90_s(self, backend: str, gpu: str, expected_s: float) -> float:
         """What nine of ten worker starts stay below, given the expected time: wide until some were seen."""
@@ -131,7 +133,8 @@ class ServiceTimes:
     def _estimate(self, kind: Kind) -> Estimate:
         base, basis = self._base(kind)
         seen = self._seen(kind)
-        expected = (PRIOR_WEIGHT * base + seen.seconds_per_unit_sum) / (PRIOR_WEIGHT + seen.count)
+        weight = prior_weight(seen.count)
+        expected = (weight * base + seen.seconds_per_unit_sum) / (weight + seen.count)
         p50, p90 = quantile90(seen, expected)
         return Estimate(expected, p50, p90, seen.count, f"{basis}, {seen.count} observed" if seen.count else basis)
 
@@ -162,6 +165,11 @@ class ServiceTimes:
             and kind.gpu in ("", other.gpu)
             and kind.signature in ("", other.signature)
         )
+
+
+def prior_weight(clips: int) -> float:
+    """How many clips the published figure weighs beside so many that were seen."""
+    return PRIOR_WEIGHT * min(1.0, (FORGET_PRIOR_AT / clips) ** 2 if clips else 1.0)
 
 
 def _published(kind: Kind) -> float:
