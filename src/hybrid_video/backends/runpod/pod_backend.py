@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -42,6 +42,9 @@ from hybrid_video.workflows import WorkflowPlan
 log = logging.getLogger(__name__)
 
 OUTAGE_PATIENCE_S = 180.0
+OUTAGE_LOOK_S = 6.0
+"""After so long without an answer RunPod is asked whether the pod still is: nobody waits for one that is gone."""
+
 _PREFIX = f"{KEY}/"
 
 
@@ -77,6 +80,7 @@ class PodBackend:
             outage_s=OUTAGE_PATIENCE_S,
             job_timeout_s=self._settings.execution_timeout_s,
         )
+        self._look_s = min(OUTAGE_LOOK_S, self._patience.outage_s)
         self._client: PodsClient | None = None
         self._places: dict[str, _Place] = {}
 
@@ -231,19 +235,27 @@ class PodBackend:
     async def watch(self, handle: JobHandle, on_progress: ProgressCallback | None = None) -> JobStatus:
         """Waits for the prompt by polling: the proxy cuts websockets. A pod that is gone has lost its queue."""
         place = self._place_of(handle.lane)
-        try:
-            return self._priced(place, await place.server.watch(handle, on_progress))
-        except TransientError as error:
-            place.proven = False
-            if error.kind is FailureKind.UNREACHABLE and await self._is_gone(place.pod_id):
-                raise TransientError(
-                    f"pod {place.pod_id!r} was stopped or terminated while it held job {handle.remote_id!r}; the job "
-                    "is made again elsewhere",
-                    kind=FailureKind.RESTARTED,
-                    backend=KEY,
-                    detail=error.message,
-                ) from error
-            raise
+        lost_s = 0.0
+        while True:
+            began_s = time.monotonic()
+            try:
+                return self._priced(place, await place.server.watch(handle, on_progress))
+            except TransientError as error:
+                place.proven = False
+                if error.kind is not FailureKind.UNREACHABLE:
+                    raise
+                if await self._is_gone(place.pod_id):
+                    raise TransientError(
+                        f"pod {place.pod_id!r} was stopped or terminated while it held job {handle.remote_id!r}; the "
+                        "job is made again elsewhere",
+                        kind=FailureKind.RESTARTED,
+                        backend=KEY,
+                        detail=error.message,
+                    ) from error
+                took_s = time.monotonic() - began_s
+                lost_s = took_s if took_s > 2 * self._look_s else lost_s + took_s  # it was heard of in between
+                if lost_s >= self._patience.outage_s:
+                    raise
 
     async def collect(self, handle: JobHandle, status: JobStatus, folder: Path) -> Path:
         """Downloads the clip through the proxy."""
@@ -287,7 +299,7 @@ class PodBackend:
                 lane=lane_id(pod_id),
                 headers={"Authorization": f"Bearer {self._token()}"},
                 websocket=False,  # the proxy ends every connection after 100 s
-                patience=self._patience,
+                patience=replace(self._patience, outage_s=self._look_s),
             )
             self._places[pod_id] = _Place(pod_id, server)
         return self._places[pod_id]
