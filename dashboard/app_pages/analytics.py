@@ -178,7 +178,7 @@ def _saved(totals: Totals, reference: Reference | None, time_scale: float) -> tu
     saved = reference.cost_usd(totals) - totals.cost_usd
     return w.amounts.usd(saved), w(
         "analytics.saved_times",
-        ours=w.amounts.duration(totals.median_total_s),
+        ours=w.amounts.duration(totals.mean_total_s),
         google=w.amounts.duration(reference.service_s / time_scale),
     )
 

@@ -37,23 +37,22 @@ class Selection:
     batch: str = ""
     workflow: str = ""
 
-    def sql(self, table: str = "") -> tuple[str, list[object]]:
-        """The condition and its parameters; columns are prefixed with `table` where it is given."""
-        dot = f"{table}." if table else ""
+    def sql(self, moment: str = "day") -> tuple[str, list[object]]:
+        """The condition and its parameters; `moment` is the column of the day or the time."""
         parts, values = ["true"], list[object]()
         if self.since is not None:
-            parts.append(f"{dot}finished_at >= ?")
+            parts.append(f"{moment} >= ?")
             values.append(self.since)
         if self.until is not None:
-            parts.append(f"{dot}finished_at < ?")
+            parts.append(f"{moment} < ?")
             values.append(self.until + timedelta(days=1))
         for column, wanted in (("tier", self.tiers), ("backend", self.backends)):
             if wanted:
-                parts.append(f"{dot}{column} in ({', '.join('?' for _ in wanted)})")
+                parts.append(f"{column} in ({', '.join('?' for _ in wanted)})")
                 values += wanted
         for column, text in (("batch", self.batch), ("model", self.workflow)):
             if text:
-                parts.append(f"{dot}{column} = ?")
+                parts.append(f"{column} = ?")
                 values.append(text)
         return " and ".join(parts), values
 
@@ -68,10 +67,9 @@ class Totals:
     cost_usd: Decimal
     quoted_usd: Decimal
     clips_usd: Decimal
-    clip_s: float
     google_billed_s: float
     sized_clips: int
-    median_total_s: float | None
+    mean_total_s: float | None
 
 
 class Analysis:
@@ -81,55 +79,60 @@ class Analysis:
         self._ask = ask
         self._selection = selection
 
-    def _of(self, sql: str, *more: object, table: str = "") -> pd.DataFrame:
-        where, values = self._selection.sql(table)
-        return self._ask(sql.format(where=where), [*values, *more])
+    def _sums(self, sql: str) -> pd.DataFrame:
+        """Asks the sums by day."""
+        where, values = self._selection.sql()
+        return self._ask(sql.format(where=where), values)
+
+    def _rows(self, sql: str) -> pd.DataFrame:
+        """Asks the attempts themselves."""
+        where, values = self._selection.sql("finished_at")
+        return self._ask(sql.format(where=where), values)
 
     def totals(self) -> Totals:
         """Everything together. Money is summed in whole nano-dollars, so it equals the ledger's."""
-        found = self._of(
+        found = self._sums(
             """
-            select count(*) as attempts, count(*) filter (where state = 'settled') as clips,
-                   count(*) filter (where state = 'failed') as failed,
+            select coalesce(sum(attempts), 0)::bigint as attempts,
+                   coalesce(sum(attempts) filter (where state = 'settled'), 0)::bigint as clips,
+                   coalesce(sum(attempts) filter (where state = 'failed'), 0)::bigint as failed,
                    cast(coalesce(sum(cost_usd), 0) * 1000000000 as bigint) as cost,
                    cast(coalesce(sum(quoted_usd) filter (where state = 'settled'), 0) * 1000000000 as bigint) as quoted,
                    cast(coalesce(sum(cost_usd) filter (where state = 'settled'), 0) * 1000000000 as bigint) as made,
-                   coalesce(sum(clip_s) filter (where state = 'settled'), 0) as clip_s,
-                   coalesce(sum(greatest(3, ceil(clip_s))) filter (where state = 'settled'), 0) as google_s,
-                   count(clip_s) filter (where state = 'settled') as sized,
-                   median(total_s) filter (where state = 'settled') as median_s
-            from attempts where {where}
+                   coalesce(sum(google_s) filter (where state = 'settled'), 0) as google_s,
+                   coalesce(sum(sized) filter (where state = 'settled'), 0)::bigint as sized,
+                   coalesce(sum(total_s) filter (where state = 'settled'), 0) as total_s
+            from daily where {where}
             """
         )
         row = {name: found[name].iloc[0] for name in found}  # a row of the frame would turn whole numbers into floats
-        median = float(row["median_s"])
+        clips = int(row["clips"])
         return Totals(
             attempts=int(row["attempts"]),
-            clips=int(row["clips"]),
+            clips=clips,
             failed=int(row["failed"]),
             cost_usd=_dollars(row["cost"]),
             quoted_usd=_dollars(row["quoted"]),
             clips_usd=_dollars(row["made"]),
-            clip_s=float(row["clip_s"]),
             google_billed_s=float(row["google_s"]),
             sized_clips=int(row["sized"]),
-            median_total_s=None if median != median else median,  # noqa: PLR0124 - NaN where there is no clip
+            mean_total_s=float(row["total_s"]) / clips if clips else None,
         )
 
     def spend_by_day(self, dimension: str = "tier") -> pd.DataFrame:
         """Columns: day, name, clips, cost_usd. Beyond the eight dearest names the rest is one, named empty."""
         column = Dimension[dimension]
-        return self._of(
+        return self._sums(
             f"""
             with sums as materialized (
-                select cast(finished_at as date) as day, {column} as name,
-                       count(*) filter (where state = 'settled') as clips, sum(cost_usd) as cost_usd
-                from attempts where {{where}} group by all
-            ), dearest as (
+                select day, {column} as name, sum(attempts) filter (where state = 'settled') as clips,
+                       sum(cost_usd) as cost_usd
+                from daily where {{where}} group by all
+            ), dearest as materialized (
                 select name from sums group by name order by sum(cost_usd) desc, name limit 8
             )
             select day, case when name in (select name from dearest) then name else '' end as name,
-                   sum(clips) as clips, cast(sum(cost_usd) as double) as cost_usd
+                   cast(coalesce(sum(clips), 0) as bigint) as clips, cast(sum(cost_usd) as double) as cost_usd
             from sums group by all order by day, name
             """  # noqa: S608 - the column is one of ours
         )
@@ -137,19 +140,22 @@ class Analysis:
     def spend_by(self, dimension: str) -> pd.DataFrame:
         """Columns: name, attempts, clips, failed, cost_usd, quoted_usd (of the clips), usd_per_clip; dearest first."""
         column = Dimension[dimension]
-        return self._of(
+        return self._sums(
             f"""
-            select {column} as name, count(*) as attempts, count(*) filter (where state = 'settled') as clips,
-                   count(*) filter (where state = 'failed') as failed, cast(sum(cost_usd) as double) as cost_usd,
+            select {column} as name, sum(attempts)::bigint as attempts,
+                   coalesce(sum(attempts) filter (where state = 'settled'), 0)::bigint as clips,
+                   coalesce(sum(attempts) filter (where state = 'failed'), 0)::bigint as failed,
+                   cast(sum(cost_usd) as double) as cost_usd,
                    cast(sum(quoted_usd) filter (where state = 'settled') as double) as quoted_usd,
-                   cast(sum(cost_usd) as double) / nullif(count(*) filter (where state = 'settled'), 0) as usd_per_clip
-            from attempts where {{where}} group by all order by cost_usd desc, clips desc, name limit {MOST_BATCHES}
+                   cast(sum(cost_usd) as double) / nullif(sum(attempts) filter (where state = 'settled'), 0)
+                       as usd_per_clip
+            from daily where {{where}} group by name order by cost_usd desc, clips desc, name limit {MOST_BATCHES}
             """  # noqa: S608 - the column is one of ours
         )
 
     def latency(self) -> pd.DataFrame:
         """Columns: backend, clips, p50_s, p95_s, p99_s, quoted_mean_s: seconds from decision to finished clip."""
-        return self._of(
+        return self._rows(
             """
             select backend, count(*) as clips,
                    quantile_cont(total_s, [0.5, 0.95, 0.99]) as q, avg(quoted_service_s) as quoted_mean_s
@@ -159,47 +165,43 @@ class Analysis:
 
     def quoted_against_actual(self) -> pd.DataFrame:
         """Columns: day, quoted_usd, cost_usd: of finished clips."""
-        return self._of(
+        return self._sums(
             """
-            select cast(finished_at as date) as day, cast(sum(quoted_usd) as double) as quoted_usd,
-                   cast(sum(cost_usd) as double) as cost_usd
-            from attempts where state = 'settled' and {where} group by day order by day
+            select day, cast(sum(quoted_usd) as double) as quoted_usd, cast(sum(cost_usd) as double) as cost_usd
+            from daily where state = 'settled' and {where} group by day order by day
             """
         )
 
     def errors(self) -> pd.DataFrame:
         """Columns: error_kind, backend, attempts, cost_usd: what ended without a clip."""
-        return self._of(
+        return self._sums(
             """
-            select error_kind, backend, count(*) as attempts, cast(sum(cost_usd) as double) as cost_usd
-            from attempts where state = 'failed' and {where}
+            select error_kind, backend, sum(attempts)::bigint as attempts, cast(sum(cost_usd) as double) as cost_usd
+            from daily where state = 'failed' and {where}
             group by all order by attempts desc, error_kind, backend
             """
         )
 
     def failovers(self) -> pd.DataFrame:
         """Columns: away_from, went_to, jobs: attempts that followed one on another backend."""
-        return self._of(
+        return self._sums(
             """
-            with later as materialized (
-                select batch, job, number, backend from attempts a where number > 1 and {where}
-            )
-            select b.backend as away_from, a.backend as went_to, count(*) as jobs
-            from later a join attempts b on b.batch = a.batch and b.job = a.job and b.number = a.number - 1
-            where a.backend <> b.backend group by all order by jobs desc, away_from, went_to
-            """,
-            table="a",
+            select away_from, backend as went_to, sum(attempts)::bigint as jobs
+            from daily where away_from <> '' and {where} group by all order by jobs desc, away_from, went_to
+            """
         )
 
     def busy(self) -> pd.DataFrame:
         """Columns: day, backend, lanes, busy_h, share (of 24 hours on every lane): GPUs only."""
-        return self._of(
+        return self._rows(
             """
-            select cast(finished_at as date) as day, backend, greatest(1, count(distinct lane)) as lanes,
-                   sum(execution_s) / 3600 as busy_h,
-                   sum(execution_s) / 86400 / greatest(1, count(distinct lane)) as share
-            from attempts where tier in ('local', 'cloud') and execution_s > 0 and {where}
-            group by day, backend order by day, backend
+            with lanes as (
+                select cast(finished_at as date) as day, backend, lane, sum(execution_s) as busy_s
+                from attempts where tier in ('local', 'cloud') and execution_s > 0 and {where} group by all
+            )
+            select day, backend, count(*) as lanes, sum(busy_s) / 3600 as busy_h,
+                   sum(busy_s) / 86400 / count(*) as share
+            from lanes group by all order by day, backend
             """
         )
 
@@ -207,10 +209,7 @@ class Analysis:
         """The present month's spend, from the last weeks of this selection whatever its period is."""
         where, values = replace(self._selection, since=today - timedelta(days=62), until=None).sql()
         frame = self._ask(
-            f"""
-            select cast(finished_at as date) as day, cast(sum(cost_usd) * 1000000000 as bigint) as nano
-            from attempts where {where} group by day
-            """,  # noqa: S608 - our own condition
+            f"select day, cast(sum(cost_usd) * 1000000000 as bigint) as nano from daily where {where} group by day",  # noqa: S608
             values,
         )
         daily = {day.date(): _dollars(nano) for day, nano in zip(frame["day"], frame["nano"], strict=True)}
@@ -219,14 +218,14 @@ class Analysis:
     def attempts(self, *, limit: int | None = None) -> pd.DataFrame:
         """The rows themselves, newest first, for export."""
         rest = "" if limit is None else f" limit {limit:d}"
-        return self._of(f"select * from attempts where {{where}} order by finished_at desc{rest}")  # noqa: S608
+        return self._rows(f"select * from attempts where {{where}} order by finished_at desc{rest}")  # noqa: S608
 
 
 def choices(ask: Question) -> dict[str, list[str]]:
     """What the filters offer: every backend and workflow, and the newest batches."""
-    names = ask("select distinct backend, model from attempts")
+    names = ask("select distinct backend, model from daily")
     batches = ask(
-        f"select batch from attempts group by batch order by max(finished_at) desc limit {MOST_BATCHES * 4}"  # noqa: S608
+        f"select batch from daily group by batch order by max(day) desc, batch desc limit {MOST_BATCHES * 4}"  # noqa: S608
     )
     return {
         "backend": sorted(set(names["backend"])),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from filelock import FileLock, Timeout
 
 from hybrid_video.errors import LedgerError
+from hybrid_video.history import rollup
 from hybrid_video.ledger import Ledger
 from hybrid_video.ledger.lookups import pruned_batches
 from hybrid_video.models import Attempt
@@ -105,7 +106,13 @@ class History:
             while rows := ledger.unrecorded():
                 frame = pd.DataFrame([_row(attempt) for attempt in rows], columns=COLUMNS)
                 connection.register("fresh", frame)
+                connection.execute("begin")
+                old = "select finished_at from attempts where attempt_id in (select attempt_id from fresh)"
+                days = f"select distinct cast(finished_at as date) from (select finished_at from fresh union all {old})"  # noqa: S608
+                touched = [row[0] for row in connection.execute(days).fetchall()]
                 connection.execute(f"insert or replace into attempts ({', '.join(COLUMNS)}) select * from fresh")  # noqa: S608 - our own names
+                rollup.refresh(connection, touched)
+                connection.execute("commit")
                 connection.unregister("fresh")
                 ledger.mark_recorded([attempt.attempt_id for attempt in rows])
                 total += len(rows)
@@ -115,7 +122,10 @@ class History:
         """Makes the history again from the ledger; returns the rows made. Pruned batches keep theirs."""
         kept = pruned_batches(ledger)
         with self._open() as connection:
+            connection.execute("begin")
             connection.execute("delete from attempts where not list_contains(?::varchar[], batch)", [kept])
+            rollup.refresh(connection)
+            connection.execute("commit")
         ledger.mark_recorded([], recorded=False)
         return self.update(ledger)
 
@@ -173,6 +183,7 @@ def _create(connection: duckdb.DuckDBPyConnection) -> None:
     types = dict(line.split()[:2] for line in TABLE.strip().splitlines()[1:-1])
     for name in ADDED:
         connection.execute(f"alter table attempts add column if not exists {name} {types[name].rstrip(',')}")
+    rollup.ensure(connection)
 
 
 def _row(attempt: Attempt) -> tuple[Any, ...]:
