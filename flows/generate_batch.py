@@ -24,6 +24,7 @@ from prefect.runtime import flow_run  # noqa: E402
 from prefect.states import Cancelled, Completed, Failed  # noqa: E402
 from pydantic import Field  # noqa: E402
 
+from hybrid_video import logs  # noqa: E402
 from hybrid_video.batchfile import load_batch  # noqa: E402
 from hybrid_video.engine.report import BatchReport  # noqa: E402
 from hybrid_video.engine.session import batch_run, stop_on_signal  # noqa: E402
@@ -72,6 +73,7 @@ async def generate_batch(
     if used:
         logger.info("keys from Secret blocks: %s", ", ".join(used))
     try:
+        logs.configure()
         wanted, folder = _request(batch, batch_file, base_dir)
         wanted = wanted.with_goal(deadline_s, budget_usd)
         report, stopped = await _make(wanted, folder, Path(out_dir) if out_dir else None)

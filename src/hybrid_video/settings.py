@@ -397,6 +397,17 @@ class DashboardSettings(_Group):
     password: SecretStr | None = Field(None, description="Asked of every visitor; none is asked for when not set.")
 
 
+class LogSettings(_Group):
+    """Log lines on standard error; commands speak for themselves without them."""
+
+    model_config = SettingsConfigDict(env_prefix="HYBRID_VIDEO_LOG_")
+
+    format: Literal["off", "text", "json"] = Field(
+        "off", description="Form of log lines: off, text for people, json with batch, job and attempt for machines."
+    )
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severe lines to write.")
+
+
 class ApiSettings(_Group):
     """The REST API, as `hybrid-video api` starts it."""
 
@@ -493,6 +504,7 @@ class Settings:
         storage: StorageSettings | None = None,
         dashboard: DashboardSettings | None = None,
         api: ApiSettings | None = None,
+        log: LogSettings | None = None,
     ) -> None:
         self.comfyui = comfyui or ComfyUISettings()
         self.runpod = runpod or RunPodSettings()
@@ -502,6 +514,7 @@ class Settings:
         self.storage = storage or StorageSettings()
         self.dashboard = dashboard or DashboardSettings()
         self.api = api or ApiSettings()
+        self.log = log or LogSettings()
 
     def with_groups(self, *, routing: RoutingSettings, pods: PodPoolSettings) -> Settings:
         """The same settings with these two groups instead of their own."""
@@ -521,7 +534,7 @@ class Settings:
             try:
                 groups[name] = group()
             except ValidationError as error:
-                problems += _explain(group, error)
+                problems += problems_of(group, error)
         if problems:
             raise ConfigurationError("\n".join(problems))
         return cls(**groups)
@@ -536,8 +549,9 @@ GROUPS: tuple[type[_Group], ...] = (
     StorageSettings,
     DashboardSettings,
     ApiSettings,
+    LogSettings,
 )
-_NAMES = ("comfyui", "runpod", "pods", "gemini", "routing", "storage", "dashboard", "api")
+_NAMES = ("comfyui", "runpod", "pods", "gemini", "routing", "storage", "dashboard", "api", "log")
 """The keyword of each group in `Settings`, in the order of `GROUPS`."""
 
 
@@ -549,7 +563,7 @@ def variable_name(group: type[_Group], field: str) -> str:
     return f"{group.model_config.get('env_prefix', '')}{field}".upper()
 
 
-def _explain(group: type[_Group], error: ValidationError) -> list[str]:
+def problems_of(group: type[_Group], error: ValidationError) -> list[str]:
     """One sentence for each problem of a group."""
     lines = []
     for problem in error.errors(include_url=False):

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from hybrid_video import __version__
+from hybrid_video import __version__, logs
 
 app = typer.Typer(
     name="hybrid-video",
@@ -31,4 +31,4 @@ def _options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    pass
+    logs.configure()

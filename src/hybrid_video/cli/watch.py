@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from hybrid_video import logs
 from hybrid_video.cli.app import app
 from hybrid_video.cli.output import console, print_json
 from hybrid_video.cli.run import JsonOption
@@ -69,5 +70,7 @@ def _say(text: str) -> None:
 
 def _log_to_console(verbose: bool) -> None:
     """Warnings in any case, every step if asked for; what the watcher tells by itself is not repeated."""
+    if logs.is_configured():  # HYBRID_VIDEO_LOG_FORMAT
+        return
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("hybrid_video").setLevel(logging.DEBUG if verbose else logging.WARNING)

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
 from decimal import ROUND_UP, Decimal
 from pathlib import Path
+from typing import Any, TypeVar
 
 from hybrid_video import __version__
 from hybrid_video.backends.base import Backend, CancelOutcome
@@ -32,6 +34,7 @@ from hybrid_video.errors import (
 )
 from hybrid_video.ledger import Caps, Ledger
 from hybrid_video.ledger.states import MOVES
+from hybrid_video.logs import bound
 from hybrid_video.models import (
     AttemptState,
     Clip,
@@ -89,6 +92,22 @@ class Outcome:
 
 ProgressReport = Callable[[WorkOrder, JobStatus], None]
 
+Result = TypeVar("Result")
+
+
+def about_its_order(
+    method: Callable[[AttemptDriver, Ticket], Awaitable[Result]],
+) -> Callable[[AttemptDriver, Ticket], Coroutine[Any, Any, Result]]:
+    """Every log line written below the method names the ticket's batch, job and attempt."""
+
+    @functools.wraps(method)
+    async def named(self: AttemptDriver, ticket: Ticket) -> Result:
+        order = ticket.order
+        with bound(batch=order.batch, job=order.job.id, attempt=order.number, backend=order.quote.backend):
+            return await method(self, ticket)
+
+    return named
+
 
 class AttemptDriver:
     """Drives attempts on the backends of a fleet and books their ends."""
@@ -110,6 +129,7 @@ class AttemptDriver:
         what is paid for is not thrown away, and the next run collects it."""
         self._detached = True
 
+    @about_its_order
     async def generate(self, ticket: Ticket) -> Outcome:
         """Gets the clip of one attempt. A cancellation stops the remote work, but never throws a finished clip away.
 
@@ -136,6 +156,7 @@ class AttemptDriver:
                 raise asyncio.CancelledError from None
         return await self._collected(backend, ticket, status)
 
+    @about_its_order
     async def follow(self, ticket: Ticket) -> Outcome:
         """Gets the clip of an accepted attempt. A cancellation leaves the remote work running.
 
@@ -193,6 +214,7 @@ class AttemptDriver:
         )
         return cost
 
+    @about_its_order
     async def stop(self, ticket: Ticket) -> CancelOutcome:
         """Tells the backend to stop an accepted attempt, and books its end where that is certain.
 
@@ -227,6 +249,7 @@ class AttemptDriver:
             await self.record(Outcome(ticket, failure=unclear), job_state=JobState.UNCERTAIN)
         return outcome
 
+    @about_its_order
     async def abandon(self, ticket: Ticket) -> None:
         """For an attempt cancelled before `generate` began with it: gives the reservation back, or stops it."""
         order = ticket.order

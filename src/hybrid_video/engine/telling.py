@@ -61,5 +61,7 @@ class Teller:
             spent_usd=spent,
         )
         if kind != "progress":
-            log.info("%s %s %s: %s", kind, event.job or self._batch, event.backend, event.message)
+            about = {"batch": self._batch, "job": event.job, "attempt": event.attempt or None, "backend": event.backend}
+            line = "%s %s %s: %s"
+            log.info(line, kind, event.job or self._batch, event.backend, event.message, extra={**about, "event": kind})
         self._observe(event)

@@ -1,0 +1,125 @@
+"""Log lines for people or for machines, with the batch, job and attempt they are about, and without secrets.
+
+Off unless `HYBRID_VIDEO_LOG_FORMAT` says `text` or `json`: commands speak for themselves (`cli.output`). Lines go to
+standard error; standard output stays for results. Whoever drives an attempt says so once with `bound`, and every line
+written below it, in tasks and threads too, carries the ids.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import Any, Final, TextIO
+
+from pydantic import ValidationError
+
+from hybrid_video.errors import ConfigurationError
+from hybrid_video.redaction import redact
+from hybrid_video.settings import LogSettings, problems_of
+
+ABOUT: Final = ("batch", "job", "attempt", "backend", "pod", "event")
+"""Fields a line may carry: from `bound`, or given with the line as `extra`, which stands above."""
+
+LONGEST: Final = 20_000
+_NAME = "hybrid-video"
+_bound: ContextVar[dict[str, Any] | None] = ContextVar("hybrid_video_log_fields", default=None)
+
+
+@contextlib.contextmanager
+def bound(**fields: str | int) -> Iterator[None]:
+    """Every log line written inside, here and in tasks and threads started here, is about these.
+
+    Args:
+        fields: some of ABOUT.
+    """
+    token = _bound.set({**(_bound.get() or {}), **fields})
+    try:
+        yield
+    finally:
+        _bound.reset(token)
+
+
+def configure(settings: LogSettings | None = None, *, stream: TextIO | None = None) -> None:
+    """Sets the handlers up as the environment says; may be called again, and then replaces what it did before.
+
+    Where another program has set up logging (Prefect in a flow run), only our own lines are taken over.
+
+    Args:
+        settings: read from the environment when not given.
+        stream: where lines go; standard error when not given.
+
+    Raises:
+        ConfigurationError: the format or level is none.
+    """
+    if settings is None:
+        try:
+            settings = LogSettings()
+        except ValidationError as error:
+            raise ConfigurationError("\n".join(problems_of(LogSettings, error))) from None
+    ours, root = logging.getLogger("hybrid_video"), logging.getLogger()
+    for logger in (ours, root):
+        for handler in [handler for handler in logger.handlers if handler.name == _NAME]:
+            logger.removeHandler(handler)
+    ours.propagate = True
+    if settings.format == "off":
+        return
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.name = _NAME
+    handler.setFormatter(JsonFormatter() if settings.format == "json" else TextFormatter())
+    ours.addHandler(handler)
+    ours.setLevel(settings.level)
+    ours.propagate = False
+    if not root.handlers:
+        root.addHandler(handler)  # warnings of libraries come out in the same form
+
+
+def is_configured() -> bool:
+    """Whether `configure` has taken our lines over, so that a command leaves the levels alone."""
+    return any(handler.name == _NAME for handler in logging.getLogger("hybrid_video").handlers)
+
+
+def fields_of(record: logging.LogRecord) -> dict[str, Any]:
+    """What a line is about."""
+    given = {name: getattr(record, name) for name in ABOUT if getattr(record, name, None) not in (None, "")}
+    return {**(_bound.get() or {}), **given}
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time, level, logger, message, what it is about, and an exception with its traceback."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        document: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": redact(record.getMessage(), limit=LONGEST),
+            **{name: value if isinstance(value, int) else redact(value, 500) for name, value in _sorted(record)},
+        }
+        if record.exc_info and record.exc_info[1] is not None:
+            document["error"] = redact(f"{type(record.exc_info[1]).__name__}: {record.exc_info[1]}", limit=2000)
+            document["traceback"] = redact(self.formatException(record.exc_info), limit=LONGEST)
+        return json.dumps(document, ensure_ascii=False)
+
+
+class TextFormatter(logging.Formatter):
+    """For people: `14:02:11 warning message (batch night, job shot-1, attempt 2)`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        about = ", ".join(f"{name} {value}" for name, value in _sorted(record))
+        moment = datetime.fromtimestamp(record.created, UTC)
+        line = f"{moment:%H:%M:%S} {record.levelname.lower()} {record.getMessage()}" + (f" ({about})" if about else "")
+        if record.exc_info and record.exc_info[1] is not None:
+            line += f"\n{self.formatException(record.exc_info)}"
+        return redact(line, limit=LONGEST)
+
+
+def _sorted(record: logging.LogRecord) -> list[tuple[str, Any]]:
+    fields = fields_of(record)
+    return [(name, fields[name]) for name in ABOUT if name in fields]
