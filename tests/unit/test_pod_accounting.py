@@ -27,8 +27,10 @@ LANE = "runpod-pod/abc"
 class Studio:
     """A ledger with a batch of three shots and one pod that is ready."""
 
-    def __init__(self, folder: Path, *, budget_usd: str | None = None, batch_of_pod: str = "") -> None:
-        self.ledger = Ledger.open(folder / "ledger.sqlite3")
+    def __init__(
+        self, folder: Path, *, url: str | Path | None = None, budget_usd: str | None = None, batch_of_pod: str = ""
+    ) -> None:
+        self.ledger = Ledger.open(url or folder / "ledger.sqlite3")
         self.owner = Owner(folder)
         self.ledger.register(make_batch(budget_usd=budget_usd), out_dir=folder)
         self.store = PodStore(self.ledger)
@@ -69,9 +71,9 @@ class Studio:
         return self.ledger.balance(scope).settled_usd
 
 
-def test_what_no_job_was_charged_is_shared_out_by_seconds(tmp_path: Path) -> None:
+def test_what_no_job_was_charged_is_shared_out_by_seconds(tmp_path: Path, ledger_url: str | Path) -> None:
     """A pod of $0.10 with jobs of $0.02 and $0.04: $0.04 of start-up and idle time go one third and two thirds."""
-    studio = Studio(tmp_path)
+    studio = Studio(tmp_path, url=ledger_url)
     studio.finish(studio.begin("shot-0"), "0.02", 100)
     studio.finish(studio.begin("shot-1"), "0.04", 200)
     pod = studio.end("0.10")
@@ -96,9 +98,9 @@ def test_a_pod_that_served_nobody_is_carried_by_the_batch_it_was_opened_for(tmp_
     assert verify(studio.ledger).ok
 
 
-def test_a_job_that_settles_after_its_pod_corrects_the_shares(tmp_path: Path) -> None:
+def test_a_job_that_settles_after_its_pod_corrects_the_shares(tmp_path: Path, ledger_url: str | Path) -> None:
     """Total stays the pod's cost: what was overhead becomes the job's own charge."""
-    studio = Studio(tmp_path)
+    studio = Studio(tmp_path, url=ledger_url)
     late = studio.begin("shot-0")
     assert studio.end("0.10").booked_usd == Decimal("0.10")
     studio.finish(late, "0.03", 100)
@@ -141,9 +143,9 @@ def test_no_share_carries_a_batch_over_its_budget(tmp_path: Path) -> None:
     assert report.ok, report.findings
 
 
-def test_a_pod_that_lives_into_a_new_day_is_booked_on_both(tmp_path: Path) -> None:
+def test_a_pod_that_lives_into_a_new_day_is_booked_on_both(tmp_path: Path, ledger_url: str | Path) -> None:
     """What it cost until midnight counts in the old day's budget, the rest is reserved in the new one's."""
-    studio = Studio(tmp_path)
+    studio = Studio(tmp_path, url=ledger_url)
     yesterday = studio.store.alive()[0].day
     accounting.roll_over(
         studio.ledger, "p0", Decimal("0.08"), day="2099-01-01", reserve_usd=Decimal("0.12"), caps=Caps()

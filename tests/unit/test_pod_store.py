@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import threading
+from collections.abc import Iterator
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -35,8 +36,10 @@ def intent(name: str = "hybrid-video-00000000-aaaaaaaaaa", *, usd: str = "0.15",
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
-    return Ledger.open(tmp_path / "ledger.sqlite3")
+def ledger(ledger_url: str | Path) -> Iterator[Ledger]:
+    opened = Ledger.open(ledger_url)
+    yield opened
+    opened.close()
 
 
 @pytest.fixture
@@ -64,16 +67,15 @@ def test_starting_pods_count_toward_the_maximum(store: PodStore) -> None:
     assert store.intend(intent("p2"), caps=NO_CAPS, max_pods=2).state == "intended"
 
 
-def test_twelve_simultaneous_requests_open_five_pods(tmp_path: Path) -> None:
+def test_twelve_simultaneous_requests_open_five_pods(ledger_url: str | Path) -> None:
     """Twelve threads with ledgers of their own: the maximum is checked in the transaction that writes the record."""
-    path = tmp_path / "ledger.sqlite3"
-    Ledger.open(path).close()
+    Ledger.open(ledger_url).close()
     opened: list[str] = []
     refused: list[str] = []
     gate = threading.Barrier(12)
 
     def request(number: int) -> None:
-        ledger = Ledger.open(path)
+        ledger = Ledger.open(ledger_url)
         gate.wait()
         try:
             opened.append(PodStore(ledger).intend(intent(f"p{number}"), caps=NO_CAPS, max_pods=5).name)
@@ -90,7 +92,7 @@ def test_twelve_simultaneous_requests_open_five_pods(tmp_path: Path) -> None:
     assert (len(opened), len(refused)) == (5, 7)
 
 
-def _request(path: Path, number: int, results: multiprocessing.Queue[bool]) -> None:
+def _request(path: str | Path, number: int, results: multiprocessing.Queue[bool]) -> None:
     ledger = Ledger.open(path)
     try:
         PodStore(ledger).intend(intent(f"p{number}"), caps=NO_CAPS, max_pods=2)
@@ -101,13 +103,12 @@ def _request(path: Path, number: int, results: multiprocessing.Queue[bool]) -> N
         ledger.close()
 
 
-def test_two_processes_together_do_not_exceed_the_maximum(tmp_path: Path) -> None:
-    """Real processes on one file: of four requests two open a pod."""
-    path = tmp_path / "ledger.sqlite3"
-    Ledger.open(path).close()
+def test_two_processes_together_do_not_exceed_the_maximum(ledger_url: str | Path) -> None:
+    """Real processes on one database: of four requests two open a pod."""
+    Ledger.open(ledger_url).close()
     context = multiprocessing.get_context("spawn")
     results: multiprocessing.Queue[bool] = context.Queue()
-    processes = [context.Process(target=_request, args=(path, number, results)) for number in range(4)]
+    processes = [context.Process(target=_request, args=(ledger_url, number, results)) for number in range(4)]
     for process in processes:
         process.start()
     outcomes = sorted(results.get(timeout=60) for _ in processes)

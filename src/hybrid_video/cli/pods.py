@@ -19,7 +19,7 @@ from hybrid_video.cli.output import console, print_json
 from hybrid_video.cli.run import JsonOption, parse_usd
 from hybrid_video.engine.report import money
 from hybrid_video.engine.session import open_ledger
-from hybrid_video.errors import ConfigurationError, InputError
+from hybrid_video.errors import BackendError, ConfigurationError, InputError
 from hybrid_video.installation import installation_id
 from hybrid_video.ledger import Ledger
 from hybrid_video.pods.accounting import Tariff
@@ -115,6 +115,11 @@ def stop(
         ledger.close()
     if record.state == "draining":
         _say(f"pod {record.name!r} gets no new jobs and is ended when its last one is over")
+    elif record.alive:
+        _say(
+            f"RunPod has not confirmed the end of pod {record.name!r} yet ({record.error or 'it is not listed'}); "
+            "`hybrid-video reconcile` tries again, and its lease ends it in any case"
+        )
     else:
         _say(f"pod {record.name!r} is {record.state} and cost about ${money(cost)}")
     if json_output:
@@ -176,9 +181,16 @@ async def _stop(settings: Settings, ledger: Ledger, text: str, *, drain: bool) -
     pool = PodPool(settings, ledger)
     try:
         name = await _name_of(settings, ledger, text)
-        if drain:
-            return await pool.drain(name, "drained by hand")
-        return await pool.close(name, "stopped by hand")
+        try:
+            if drain:
+                return await pool.drain(name, "drained by hand")
+            return await pool.close(name, "stopped by hand")
+        except BackendError as error:
+            record = pool.store.get(name)
+            if record is None or record.state != "closing":
+                raise
+            _say(error.message)
+            return record
     finally:
         await pool.aclose()
 
@@ -319,22 +331,20 @@ def _show(listing: PodListing) -> None:
 
 def _table(title: str, lines: tuple[PodLine, ...]) -> Table:
     table = Table(title=title, title_justify="left")
-    for name in ("name", "id", "state", "gpu", "where", "age", "lease", "jobs", "cost", "of it overhead", "because"):
-        right = name in ("age", "lease", "jobs", "cost", "of it overhead")
+    for name in ("pod", "state", "gpu", "where", "age", "lease", "jobs", "cost", "overhead", "because"):
+        right = name in ("age", "lease", "jobs", "cost", "overhead")
         table.add_column(name, justify="right" if right else "left", overflow="fold")
     for line in lines:
-        bill = f" (bill {money(line.difference_usd)})" if line.difference_usd else ""
         table.add_row(
-            line.name,
-            line.pod_id,
+            line.pod_id or line.name,
             f"[{STYLES.get(line.state, 'default')}]{line.state}[/]",
-            line.gpu,
+            line.gpu.removeprefix("NVIDIA ").removeprefix("GeForce "),
             f"{line.cloud.lower()} {line.data_center}",
             _duration(line.age_s),
             _duration(line.lease_left_s) if line.lease_left_s is not None else "",
             str(line.jobs),
-            f"${money(line.cost_usd)}{bill}",
-            f"${money(line.overhead_usd)}",
+            f"${line.cost_usd:.4f}",
+            f"${line.overhead_usd:.4f}",
             line.closed_because or line.opened_because,
         )
     return table

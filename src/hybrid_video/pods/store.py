@@ -6,7 +6,6 @@ are checked in that same transaction, so that any number of processes together c
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -332,11 +331,6 @@ class PodStore:
                 for row in connection.execute(query)
             }
 
-    def forget_places(self) -> None:
-        """Asks everywhere again."""
-        with self._ledger.writing() as connection:
-            connection.execute(sa.delete(t.pod_places))
-
     # -- pieces ----------------------------------------------------------------------------------------------------
 
     def _where(self, condition: sa.ColumnElement[bool]) -> tuple[PodRecord, ...]:
@@ -402,11 +396,3 @@ class PodStore:
     def _event(connection: Connection, name: str, event: str, detail: str = "", at: datetime | None = None) -> None:
         text = redact(detail, MESSAGE_LENGTH)
         connection.execute(sa.insert(t.pod_events).values(pod=name, at=at or utc_now(), event=event, detail=text))
-
-
-def states_counted(records: Iterable[PodRecord]) -> dict[PodState, int]:
-    """How many pods are in each state, in the order of a pod's life."""
-    counted: dict[PodState, int] = {}
-    for pod in records:
-        counted[pod.state] = counted.get(pod.state, 0) + 1
-    return counted

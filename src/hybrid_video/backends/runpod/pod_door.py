@@ -15,6 +15,7 @@ from typing import Any, Literal
 import httpx
 
 from hybrid_video.backends.runpod.pod_gate import prove_closed
+from hybrid_video.backends.runpod.transport import json_object
 from hybrid_video.errors import ConfigurationError, FailureKind, TransientError
 from hybrid_video.redaction import redact
 from hybrid_video.settings import is_loopback
@@ -48,7 +49,9 @@ class PodDoor:
             return "no keeper"
         if code == 410:
             return "ending"
-        return "renewed" if code == 200 else "out of reach"
+        if code != 200:
+            return "out of reach"
+        return "renewed" if "lease_s" in (json_object(response) or {}) else "no keeper"
 
     async def prove_ready(self, *, patience_s: float, pause_s: float = 0.5) -> float:
         """Renders a probe; returns the seconds it took.
