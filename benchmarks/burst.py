@@ -21,7 +21,8 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -101,8 +102,9 @@ class Ran:
     figures: dict[str, Any]
 
 
-def run(burst: Burst, home: Path) -> Ran:
-    """Runs a workload to its end and measures it."""
+@contextmanager
+def installation(burst: Burst, home: Path) -> Iterator[tuple[Farm, Settings]]:
+    """Emulators in a thread, and settings that point at them and keep their state in `home`."""
     options = FarmOptions(
         comfyui_ports=(0,) * burst.own,
         gemini_port=None,
@@ -123,14 +125,19 @@ def run(burst: Burst, home: Path) -> Ran:
         before = {name: os.environ.get(name) for name in variables}
         os.environ.update(variables)
         try:
-            return asyncio.run(_run(burst, home, farm))
+            yield farm, Settings.load()
         finally:
             for name, value in before.items():
                 os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)
 
 
-async def _run(burst: Burst, home: Path, farm: Farm) -> Ran:
-    settings = Settings.load()
+def run(burst: Burst, home: Path) -> Ran:
+    """Runs a workload to its end and measures it."""
+    with installation(burst, home) as (farm, settings):
+        return asyncio.run(_run(burst, home, farm, settings))
+
+
+async def _run(burst: Burst, home: Path, farm: Farm, settings: Settings) -> Ran:
     await run_batch(burst.earlier(), settings=settings, base_dir=home, out_dir=home / "clips")
     began = time.perf_counter()
     report = await run_batch(burst.batch(), settings=settings, base_dir=home, out_dir=home / "clips")
