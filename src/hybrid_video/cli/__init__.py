@@ -13,7 +13,7 @@ from hybrid_video.cli.output import guarded
 
 # Each import registers its commands.
 from hybrid_video.cli import api, cancel, dashboard, demo, deploy, doctor, emulate, explain, ledger, plan, prices  # noqa: F401  isort: skip
-from hybrid_video.cli import install, ledger_copies, pods, reconcile, replay, run, up, watch  # noqa: F401  isort: skip
+from hybrid_video.cli import compare, install, ledger_copies, pods, reconcile, replay, run, up, watch  # noqa: F401  isort: skip
 
 __all__ = ["app", "main"]
 
