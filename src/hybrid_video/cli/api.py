@@ -14,6 +14,8 @@ from hybrid_video.errors import ConfigurationError, InputError
 from hybrid_video.settings import ApiSettings, Settings
 
 STOP_S = 10
+KEEP_ALIVE_S = 30
+"""Longer than clients keep an idle connection (httpx: 5 s), so that none sends into one that is just being closed."""
 
 
 @app.command()
@@ -49,6 +51,7 @@ def api(
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=STOP_S,
+        timeout_keep_alive=KEEP_ALIVE_S,
         limit_concurrency=None,
         h11_max_incomplete_event_size=64_000,
     )
