@@ -21,7 +21,7 @@ STYLE = """
 body { max-width: 84rem; margin: 2rem auto; padding: 0 1rem }
 table { border-collapse: collapse; width: 100% }
 th, td { text-align: left; vertical-align: top; padding: .45rem .6rem; border-bottom: 1px solid #8884 }
-td.figure { text-align: right; font-variant-numeric: tabular-nums }
+.figure { text-align: right; font-variant-numeric: tabular-nums }
 video { width: 100%; min-width: 12rem; border-radius: .3rem; background: #0008 }
 .prompt { max-width: 18rem } .note { opacity: .75 } .error { color: #c33 }
 .simulated { background: #c60; color: #fff; padding: .2rem .6rem; border-radius: .3rem }
@@ -67,7 +67,7 @@ def _page(comparison: Comparison, folder: Path, pictures: dict[str, str]) -> str
         "<tr>" + "".join(f'<td class="{kind}">{html.escape(text)}</td>' for kind, text in row) + "</tr>"
         for row in (figures_of(made) for made in comparison.made)
     )
-    heads = "".join(f"<th>{head}</th>" for head in HEADS)
+    heads = "".join(f"<th{' class=figure' if number else ''}>{head}</th>" for number, head in enumerate(HEADS))
     findings = "".join(f"<li>{html.escape(pair.sentence)}</li>" for pair in comparison.pairs)
     columns = "".join(f"<th>{html.escape(made.way.name)}</th>" for made in comparison.made)
     rows = "".join(_shot_row(comparison, number, folder, pictures) for number in range(len(comparison.made[0].shots)))
