@@ -7,11 +7,13 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hybrid_video.errors import LimitError
 from hybrid_video.ledger import Caps, Ledger, Owner
+from hybrid_video.ledger import schema as t
 from hybrid_video.ledger.verify import verify
 from hybrid_video.models import AttemptState, JobState, WorkOrder, utc_now
 from hybrid_video.pods import accounting
@@ -120,6 +122,19 @@ def test_the_providers_bill_corrects_what_was_booked(tmp_path: Path) -> None:
     report = verify(studio.ledger)
     assert (report.ok, report.settled_usd) == (True, Decimal("0.103000001"))
     assert (report.pod_billed_usd, report.pod_difference_usd) == (Decimal("0.103000001"), 0)
+
+
+def test_jobs_whose_details_were_deleted_still_count(tmp_path: Path) -> None:
+    """Pruning an old batch changes nothing about what its pod's overhead was."""
+    studio = Studio(tmp_path)
+    studio.finish(studio.begin("shot-0"), "0.02", 100)
+    pod = studio.end("0.10")
+    with studio.ledger.writing() as connection:
+        connection.exec_driver_sql("DELETE FROM attempts")
+        for scope in (f"lane:{LANE}", f"day:{pod.day}", f"month:{pod.day[:7]}", f"tier:cloud:{pod.day[:7]}", "all"):
+            connection.execute(sa.insert(t.pruned).values(scope=scope, settled_usd=Decimal("0.02")))
+    account = accounting.account(studio.ledger, pod, Decimal("0.10"))
+    assert (account.jobs_usd, account.overhead_usd) == (Decimal("0.02"), pod.booked_usd)
 
 
 def test_a_bill_that_the_ledger_does_not_come_to_is_a_serious_finding(tmp_path: Path) -> None:

@@ -135,6 +135,7 @@ attempts = sa.Table(
     sa.Index("attempts_to_history", "in_history", "state"),
     sa.Index("attempts_by_end", "finished_at", "state"),
     sa.Index("attempts_by_day", "day", "tier", "cost_usd"),
+    sa.Index("attempts_by_lane", "lane"),
 )
 
 decisions = sa.Table(
@@ -339,7 +340,23 @@ def _seventh(connection: Connection) -> None:
         connection.execute(sa.text("ALTER TABLE batches ADD COLUMN pruned_at VARCHAR(40)"))
 
 
-MIGRATIONS: tuple[Callable[[Connection], None], ...] = (_first, _second, _third, _fourth, _fifth, _sixth, _seventh)
+def _eighth(connection: Connection) -> None:
+    """What ran on a pod is asked with every renewal of its lease."""
+    for index in attempts.indexes:
+        if index.name == "attempts_by_lane":
+            index.create(connection, checkfirst=True)
+
+
+MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
+    _first,
+    _second,
+    _third,
+    _fourth,
+    _fifth,
+    _sixth,
+    _seventh,
+    _eighth,
+)
 """Numbered from 1 by position. Append only: a released migration is never edited."""
 
 

@@ -110,7 +110,7 @@ def account(ledger: Ledger, pod: PodRecord, cost_usd: Decimal) -> PodAccount:
     return PodAccount(
         cost_usd=cost_usd,
         jobs_usd=sum((one.cost_usd for one in ran), Decimal(0)),
-        jobs=len({(one.batch, one.job) for one in ran}),
+        jobs=len({(one.batch, one.job) for one in ran if one.batch}),
         open_attempts=sum(one.is_open for one in ran),
     )
 
@@ -267,7 +267,10 @@ def _ran(connection: Connection, lane: str) -> list[_Ran]:
     if not lane:
         return []
     query = sa.select(t.attempts).where(t.attempts.c.lane == lane).order_by(t.attempts.c.created_at)
-    return [
+    deleted = sa.select(t.pruned.c.settled_usd).where(t.pruned.c.scope == f"lane:{lane}")
+    pruned = connection.execute(deleted).scalar_one_or_none() or Decimal(0)
+    earlier = [_Ran("", "", pruned, 0.0, is_open=False)] if pruned else []  # details deleted for their age
+    return earlier + [
         _Ran(
             batch=row.batch,
             job=row.job,
@@ -281,7 +284,7 @@ def _ran(connection: Connection, lane: str) -> list[_Ran]:
 
 def _weights(ran: Iterable[_Ran]) -> dict[Key, float]:
     """Seconds of each job on the pod; money where no seconds are known."""
-    ran = [one for one in ran if not one.is_open]
+    ran = [one for one in ran if not one.is_open and one.batch]
     by_seconds = any(one.seconds > 0 for one in ran)
     weights: dict[Key, float] = {}
     for one in ran:
