@@ -15,7 +15,7 @@ if [ "$(id -u)" = 0 ]; then
     set -- --comfyui-user comfyui --gate-user gate "$@"
 fi
 
-exec python3 "$home/lease_keeper.py" "$@" -- \
+exec python3 "$home/lease_keeper.py" "$@" --data-dir "$data" -- \
     python3 "$comfyui/main.py" \
     --listen 127.0.0.1 --port 8189 \
     --disable-auto-launch --disable-metadata --disable-all-custom-nodes --disable-api-nodes \

@@ -28,6 +28,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -41,6 +42,9 @@ TICK_S = 0.2
 PROBE_S = 2.0
 STOP_WITHIN_S = 8.0
 GIVE_UP_S = 1800.0
+KEEP_S = 6 * 3600.0
+"""Far longer than a controller that lives takes to fetch a clip, and than the lease of one that does not."""
+
 CONFIGURATION_ERROR, CANNOT_END = 78, 70
 
 _PASSED_ON = frozenset({"PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONUNBUFFERED"})
@@ -212,6 +216,7 @@ class Keeper:
             signal.signal(number, lambda *_: self._stopping.set())
         server = self._listen()
         threading.Thread(target=self._probe, daemon=True).start()
+        threading.Thread(target=self._sweep, daemon=True).start()
         log("began", name=self._identity.name, lease_s=self._identity.lease_s)
         try:
             reason = self._supervise()
@@ -281,6 +286,14 @@ class Keeper:
             finally:
                 connection.close()
 
+    def _sweep(self) -> None:
+        """Deletes clips that were fetched long ago, so that a pod that lives for days does not fill its disk."""
+        folders = [Path(self._options.data_dir) / name for name in ("output", "temp")] if self._options.data_dir else []
+        while folders and not self._stopping.wait(self._options.sweep_s):
+            deleted = sum(sweep(folder, self._options.keep_s) for folder in folders)
+            if deleted:
+                log("swept", files=deleted)
+
     def _gate_command(self) -> list[str]:
         gate = Path(__file__).with_name("pod_gate.py")
         upstream = f"http://127.0.0.1:{self._options.comfyui_port}"
@@ -324,6 +337,17 @@ class _Question(socketserver.StreamRequestHandler):
             answer = {"status": 400, "error": "not understood"}
         with contextlib.suppress(OSError):
             self.wfile.write(json.dumps(answer).encode() + b"\n")
+
+
+def sweep(folder: Path, keep_s: float) -> int:
+    """Deletes files that nobody has written to for so long; returns how many. Links are removed, never followed."""
+    oldest, deleted = datetime.now(UTC).timestamp() - keep_s, 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):
+            if (path.is_file() or path.is_symlink()) and path.lstat().st_mtime < oldest:
+                path.unlink()
+                deleted += 1
+    return deleted
 
 
 def end_pod(terminator: Terminator, give_up_s: float, sleep: Callable[[float], Any]) -> int:
@@ -375,6 +399,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--gate-user", default="", help="user the gate runs as")
     parser.add_argument("--comfyui-port", type=int, default=8189, help="loopback port of ComfyUI")
     parser.add_argument("--comfyui-user", default="", help="user ComfyUI runs as")
+    parser.add_argument("--data-dir", default="", help="folder with ComfyUI's output and temp, to be swept")
+    parser.add_argument("--keep-s", type=float, default=KEEP_S, help="how long clips are kept after they were written")
+    parser.add_argument("--sweep-s", type=float, default=600.0, help="pause between two sweeps")
     parser.add_argument("--crash-pause-s", type=float, default=1.0, help="first pause after a crash; it doubles")
     parser.add_argument("--give-up-s", type=float, default=GIVE_UP_S, help="how long RunPod is asked to end the pod")
     parser.add_argument("--health", action="store_true", help="ask a running keeper and exit")

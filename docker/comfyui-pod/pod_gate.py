@@ -53,8 +53,9 @@ TO_CLIENT = (
 )
 """Headers that cross the gate; every other one stays where it is, `Authorization`, `Cookie` and `Origin` among them."""
 
-FIXED = {"Cache-Control": "private, no-store", "X-Content-Type-Options": "nosniff"}
-"""On every answer: RunPod's proxy runs through a content network that must never keep a clip for strangers."""
+FIXED = {"Cache-Control": "private, no-store", "Server": "pod-gate", "X-Content-Type-Options": "nosniff"}
+"""On every answer: RunPod's proxy runs through a content network that must never keep a clip for strangers, and nobody
+needs to know which versions run here."""
 
 
 def log(event: str, **facts: object) -> None:

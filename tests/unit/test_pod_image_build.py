@@ -149,7 +149,8 @@ def test_the_entrypoint_starts_comfyui_closed(tmp_path: Path) -> None:
     done = subprocess.run([IMAGE / "entrypoint.sh"], env=environment, capture_output=True, text=True, check=True)
     arguments = done.stdout.splitlines()
     keeper, comfyui = arguments[: arguments.index("--")], arguments[arguments.index("--") + 1 :]
-    assert keeper[1:] == ["--comfyui-user", "comfyui", "--gate-user", "gate"]
+    users = ["--comfyui-user", "comfyui", "--gate-user", "gate"]
+    assert keeper[1:] == [*users, "--data-dir", str(tmp_path / "data")]
     assert comfyui[comfyui.index("--listen") + 1] == "127.0.0.1"
     assert {"--disable-metadata", "--disable-all-custom-nodes", "--disable-api-nodes"} <= set(comfyui)
     assert "--enable-cors-header" not in comfyui
@@ -157,6 +158,26 @@ def test_the_entrypoint_starts_comfyui_closed(tmp_path: Path) -> None:
     assert "must-not-be-seen" not in done.stdout
     for folder in ("input", "output", "temp", "user"):
         assert (tmp_path / "data" / folder).is_dir()
+
+
+def test_only_clips_that_were_fetched_long_ago_are_swept(tmp_path: Path) -> None:
+    """Old files go, in sub-folders too; new ones, folders and what a link points to stay."""
+    old, new, kept = tmp_path / "output" / "hv" / "old.mp4", tmp_path / "output" / "new.mp4", tmp_path / "model"
+    old.parent.mkdir(parents=True)
+    for file in (old, new, kept):
+        file.write_bytes(b"x")
+        os.utime(file, (0, 0) if file is not new else None)
+    link = tmp_path / "output" / "link"
+    link.symlink_to(kept)
+    os.utime(link, (0, 0), follow_symlinks=False)
+    assert lease_keeper.sweep(tmp_path / "output", lease_keeper.KEEP_S) == 2
+    assert [old.exists(), link.is_symlink(), new.exists(), kept.exists(), old.parent.is_dir()] == [
+        False,
+        False,
+        True,
+        True,
+        True,
+    ]
 
 
 def test_the_keeper_the_entrypoint_and_the_image_agree_on_ports_and_users(capsys: pytest.CaptureFixture[str]) -> None:

@@ -263,6 +263,17 @@ def test_a_pod_started_by_hand_without_a_lease_is_never_ended(tmp_path: Path) ->
     assert made.program.events("terminate") == []
 
 
+def test_a_pod_that_lives_long_does_not_fill_its_disk(tmp_path: Path) -> None:
+    """The running keeper deletes what nobody has fetched or written to for longer than it keeps files."""
+    clip = tmp_path / "data" / "output" / "hv" / "clip.mp4"
+    clip.parent.mkdir(parents=True)
+    clip.write_bytes(b"x")
+    options = ("--data-dir", str(tmp_path / "data"), "--keep-s", "1", "--sweep-s", "0.2")
+    with pod(tmp_path, *options, command=SLEEPER, RUNPOD_POD_ID="p1", HYBRID_VIDEO_POD_LEASE_S="500") as made:
+        eventually(lambda: not clip.exists(), made.program)
+        assert made.program.event("swept")["files"] == 1
+
+
 def test_a_stopped_container_leaves_no_process_behind(tmp_path: Path) -> None:
     """SIGTERM ends gate and ComfyUI with everything they started, without ending the pod at RunPod."""
     shell = ("sh", "-c", "sleep 600 & sleep 600")
