@@ -24,6 +24,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
+import psutil
 
 from benchmarks.measure import emulators, percentile
 
@@ -113,7 +114,13 @@ async def one_by_one(client: httpx.AsyncClient, method: str, path: str, *, times
     }
 
 
-async def measure(url: str, *, jobs: int, seconds: float) -> dict[str, Any]:
+def cpu_s(server: psutil.Process) -> float:
+    """CPU seconds the server has used: they do not depend on who else works on the machine."""
+    times = server.cpu_times()
+    return float(times.user + times.system)
+
+
+async def measure(url: str, server: psutil.Process, *, jobs: int, seconds: float) -> dict[str, Any]:
     """Quiet, then while a batch runs."""
     limits = httpx.Limits(max_connections=50, max_keepalive_connections=50)
     async with httpx.AsyncClient(base_url=url, timeout=30, limits=limits) as client:
@@ -126,9 +133,15 @@ async def measure(url: str, *, jobs: int, seconds: float) -> dict[str, Any]:
         batch = {"name": "load", "jobs": [{"id": f"s{n}", "prompt": f"shot {n}", **SMALL} for n in range(jobs)]}
         (await client.post("/api/batches", json=batch)).raise_for_status()
         await until_running(client)
+        before_s = cpu_s(server)
         found["status"] = await load(url, STATUS, seconds=seconds, rate=RATE_PER_S)
+        used_s = cpu_s(server) - before_s
+        found["server_cpu_ms_per_status"] = round(1000 * used_s / found["status"]["requests"], 2)
+        found["server_cpu_share"] = round(used_s / seconds, 3)
         found["progress_after_status"] = await progress(client)
+        before_s = cpu_s(server)
         found["select"] = await one_by_one(client, "POST", "/api/loadbalancer/select", times=300, json=SELECT)
+        found["server_cpu_ms_per_select"] = round(1000 * (cpu_s(server) - before_s) / 300, 2)
         found["batch"] = await one_by_one(client, "GET", "/api/batches/load", times=100)
         found["jobs"] = await one_by_one(client, "GET", "/api/batches/load/jobs?limit=100", times=50)
         found["progress_at_end"] = await progress(client)
@@ -191,7 +204,7 @@ def run(*, jobs: int = 100, seconds: float = 20) -> dict[str, Any]:
                     raise RuntimeError(log.read_text())
                 time.sleep(0.1)
             url = log.read_text().split("API: ")[1].split()[0]
-            found = asyncio.run(measure(url, jobs=jobs, seconds=seconds))
+            found = asyncio.run(measure(url, psutil.Process(server.pid), jobs=jobs, seconds=seconds))
             httpx.post(f"{url}/api/batches/load/cancel", json={"wait_s": 20}, timeout=60)
         finally:
             server.send_signal(signal.SIGTERM)
