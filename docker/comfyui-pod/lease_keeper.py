@@ -16,16 +16,13 @@ import hashlib
 import http.client
 import json
 import os
-import pwd
 import random
 import shutil
 import signal
 import socketserver
-import subprocess
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -33,14 +30,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from child import CRASHES, CRASHES_WITHIN_S, Child, log
 from lease import API_URL, GRAPHQL_URL, LONGEST_PAUSE_S, Lease, Terminator
-
-CRASHES, CRASHES_WITHIN_S = 5, 600.0
-"""So many crashes in so long a time: it will not get better, and every further minute costs."""
 
 TICK_S = 0.2
 PROBE_S = 2.0
-STOP_WITHIN_S = 8.0
 GIVE_UP_S = 1800.0
 KEEP_S = 6 * 3600.0
 """Far longer than a controller that lives takes to fetch a clip, and than the lease of one that does not."""
@@ -49,12 +43,6 @@ CONFIGURATION_ERROR, CANNOT_END = 78, 70
 
 _PASSED_ON = frozenset({"PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONUNBUFFERED"})
 _PASSED_ON_BEGINNINGS = ("NVIDIA_", "CUDA_", "PYTORCH_", "TORCH_", "OMP_", "MKL_", "COMFYUI_", "HF_HUB_")
-
-
-def log(event: str, **facts: object) -> None:
-    """One JSON line on standard output, in one piece: keeper, gate and ComfyUI write to the same place."""
-    sys.stdout.write(json.dumps({"who": "keeper", "event": event, **facts}) + "\n")
-    sys.stdout.flush()
 
 
 @dataclass(frozen=True)
@@ -110,81 +98,6 @@ def _lease_s(text: str) -> float | None:
     if not 1 <= lease_s <= 86_400:
         raise ValueError(f"HYBRID_VIDEO_POD_LEASE_S is {text!r}; set it to seconds between 1 and 86400")
     return lease_s
-
-
-class Child:
-    """A program that is started again when it ends, with growing pauses, and not for ever."""
-
-    def __init__(
-        self, name: str, command: list[str], environment: dict[str, str], *, user: str, pause_s: float
-    ) -> None:
-        self.name = name
-        self.process: subprocess.Popen[bytes] | None = None
-        self.restarts = 0
-        self._command, self._environment, self._user, self._pause_s = command, environment, user, pause_s
-        self._crashes: deque[float] = deque(maxlen=CRASHES)
-        self._start_at = 0.0
-
-    @property
-    def hopeless(self) -> bool:
-        """Whether it has crashed too often."""
-        return len(self._crashes) == CRASHES and self._crashes[-1] - self._crashes[0] <= CRASHES_WITHIN_S
-
-    def look(self) -> None:
-        """Starts it when it is due; notices when it has ended."""
-        now = time.monotonic()
-        if self.process is None:
-            if now >= self._start_at:
-                self._start()
-            return
-        code = self.process.poll()
-        if code is None:
-            return
-        self.kill()  # whatever it has left behind in its group
-        self._crashed(f"exit {code}")
-
-    def kill(self, number: int = signal.SIGKILL) -> None:
-        """A signal to the program and everything it started."""
-        if self.process is not None:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.process.pid, number)
-
-    def stop(self) -> None:
-        """Asks it to end, then makes it."""
-        if self.process is None:
-            return
-        self.kill(signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(STOP_WITHIN_S)
-        self.kill()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(STOP_WITHIN_S)
-
-    def _start(self) -> None:
-        try:
-            options, environment = self._as_user()
-            self.process = subprocess.Popen(
-                self._command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True, **options
-            )
-        except (OSError, subprocess.SubprocessError, LookupError) as error:
-            self._crashed(f"cannot be started ({type(error).__name__})")
-            return
-        log("started", program=self.name, pid=self.process.pid)
-
-    def _as_user(self) -> tuple[dict[str, Any], dict[str, str]]:
-        if not self._user:
-            return {}, self._environment
-        who = pwd.getpwnam(self._user)
-        environment = {**self._environment, "HOME": who.pw_dir, "USER": self._user}
-        return {"user": who.pw_uid, "group": who.pw_gid, "extra_groups": []}, environment
-
-    def _crashed(self, how: str) -> None:
-        self.process = None
-        self._crashes.append(time.monotonic())
-        pause_s = min(30.0, self._pause_s * 2.0 ** (len(self._crashes) - 1))
-        self._start_at = time.monotonic() + pause_s
-        self.restarts += 1
-        log("crashed", program=self.name, how=how, again_in_s=pause_s)
 
 
 class Keeper:

@@ -8,6 +8,7 @@ import hashlib
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -121,7 +122,13 @@ def test_the_scripts_of_the_pod_are_of_its_python_and_need_only_what_it_has() ->
     """Python 3.12's grammar; the keeper and the lease import the standard library alone, the gate aiohttp besides."""
     version = re.search(r"FROM python:3\.(\d+)", (IMAGE / "Dockerfile").read_text())
     assert version
-    allowed = {"lease_keeper": {"lease"}, "lease": set(), "gate_rules": set(), "fetch_models": set()}
+    allowed = {
+        "lease_keeper": {"lease", "child"},
+        "child": set(),
+        "lease": set(),
+        "gate_rules": set(),
+        "fetch_models": set(),
+    }
     allowed["pod_gate"] = {"aiohttp", "yarl", "gate_rules"}
     for name, more in allowed.items():
         tree = ast.parse((IMAGE / f"{name}.py").read_text(), feature_version=(3, int(version[1])))
@@ -158,6 +165,18 @@ def test_the_entrypoint_starts_comfyui_closed(tmp_path: Path) -> None:
     assert "must-not-be-seen" not in done.stdout
     for folder in ("input", "output", "temp", "user"):
         assert (tmp_path / "data" / folder).is_dir()
+
+
+def test_what_is_copied_into_the_image_runs_without_the_rest(tmp_path: Path) -> None:
+    """The very files of the last COPY, in a folder of their own: keeper and gate start from there."""
+    files = [rest.split()[:-1] for word, rest in instructions(IMAGE / "Dockerfile") if word == "COPY"][-1]
+    for name in files:
+        shutil.copy(IMAGE / name, tmp_path)
+    for program, option in {"lease_keeper.py": "--data-dir", "pod_gate.py": "--upstream"}.items():
+        command = [sys.executable, str(tmp_path / program), "--help"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert option in done.stdout
 
 
 def test_only_clips_that_were_fetched_long_ago_are_swept(tmp_path: Path) -> None:
