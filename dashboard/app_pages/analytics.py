@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import io
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 import streamlit as st
@@ -257,20 +259,20 @@ def _failovers(frame: pd.DataFrame) -> None:
 
 def _exports(store: History, selection: Selection) -> None:
     w = words()
-    stamp = _today().isoformat()
+    stamp = f"hybrid-video-{_today().isoformat()}"
     with st.container(horizontal=True, vertical_alignment="center"):
         st.download_button(
             w("analytics.csv"),
-            _rows(store, selection, lambda frame: frame.to_csv(index=False).encode()),
-            f"hybrid-video-{stamp}.csv",
-            "text/csv",
+            _file(store, selection, "csv"),
+            f"{stamp}.csv.gz",
+            "application/gzip",
             icon=":material/table:",
             on_click="ignore",
         )
         st.download_button(
             w("analytics.parquet"),
-            _rows(store, selection, _parquet),
-            f"hybrid-video-{stamp}.parquet",
+            _file(store, selection, "parquet"),
+            f"{stamp}.parquet",
             "application/vnd.apache.parquet",
             icon=":material/dataset:",
             on_click="ignore",
@@ -278,20 +280,17 @@ def _exports(store: History, selection: Selection) -> None:
         st.caption(w("analytics.export_note"))
 
 
-def _rows(store: History, selection: Selection, write: Callable[[pd.DataFrame], bytes]) -> Callable[[], bytes]:
-    """Reads the rows only when somebody asks for them."""
+def _file(store: History, selection: Selection, form: Literal["csv", "parquet"]) -> Callable[[], bytes]:
+    """Reads the rows only when somebody asks for them, and never all of them into memory at once."""
 
     def read() -> bytes:
-        with analysis(store, selection) as asked:
-            return write(asked.attempts())
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "rows.csv.gz" if form == "csv" else "rows.parquet")
+            with analysis(store, selection) as asked:
+                asked.export(path, form)
+            return path.read_bytes()
 
     return read
-
-
-def _parquet(frame: pd.DataFrame) -> bytes:
-    buffer = io.BytesIO()
-    frame.to_parquet(buffer, index=False)
-    return buffer.getvalue()
 
 
 def _titled(key: str, chart: object) -> None:

@@ -20,9 +20,10 @@ from hybrid_video import submitting
 from hybrid_video.batchfile import dump
 from hybrid_video.engine.cancel import cancel
 from hybrid_video.errors import HybridVideoError, NotFoundError
+from hybrid_video.ledger import Ledger
 from hybrid_video.redaction import redact
 from hybrid_video.settings import Settings
-from hybrid_video.views import BatchView, ClipLine, batch, batches, clips, events, stored_batch
+from hybrid_video.views import BatchEvent, BatchView, ClipLine, batch, batches, clips, events, stored_batch
 
 ON_A_PAGE = 25
 CLIPS_ON_A_PAGE = 12
@@ -290,11 +291,11 @@ def _zip(found: Settings, name: str) -> Callable[[], bytes]:
     return build
 
 
-def _all_clips(opened: object, name: str) -> list[ClipLine]:
+def _all_clips(opened: Ledger, name: str) -> list[ClipLine]:
     found: list[ClipLine] = []
     cursor: str | None = None
     while True:
-        some = clips(opened, batch=name, cursor=cursor, limit=ALL_CLIPS)  # type: ignore[arg-type]
+        some = clips(opened, batch=name, cursor=cursor, limit=ALL_CLIPS)
         found += some.items
         cursor = some.next_cursor
         if cursor is None:
@@ -346,11 +347,11 @@ def _events(name: str) -> None:
             st.markdown(f":gray[{w.amounts.moment(event.at)}] {told(event.message)}")
 
 
-def _newest_events(opened: object, name: str) -> list[object]:
-    found: list[object] = []
+def _newest_events(opened: Ledger, name: str) -> list[BatchEvent]:
+    found: list[BatchEvent] = []
     cursor: str | None = None
     while True:
-        some = events(opened, name, cursor=cursor, limit=500)  # type: ignore[arg-type]
+        some = events(opened, name, cursor=cursor, limit=500)
         found = [*found, *some.items][-60:]
         cursor = some.cursor
         if not some.more:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from typing import Any
 
 import httpx
 import pytest
-from ui_rig import ROOT, World
+from ui_rig import ROOT, World, find_chromium
 
 from hybrid_video.cli.demo import running_farm
 from hybrid_video.emulators.farm import FarmOptions
@@ -27,7 +26,7 @@ from hybrid_video.views import batch as batch_view
 from hybrid_video.views import job as job_view
 from hybrid_video.views import jobs as jobs_view
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMIUM = find_chromium()
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,11 @@ DASHBOARD = ROOT / "dashboard"
 PAGES = ("overview", "batches", "jobs", "calculator", "analytics", "backends", "install")
 TIMEOUT_S = 60.0
 CARD = re.compile(r"<span>([^<]*?)(?: <abbr[^>]*>[^<]*</abbr>)?</span><b>([^<]*)</b>")
+
+
+def find_chromium() -> str | None:
+    """The browser of this machine."""
+    return shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 @dataclass

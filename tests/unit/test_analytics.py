@@ -9,6 +9,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import duckdb
+import pandas as pd
 import pytest
 
 from benchmarks.dashboard_data import make_history
@@ -232,3 +233,17 @@ def test_the_range_holds_the_truth_about_four_times_in_five() -> None:
         rest = sum(Decimal(str(dice.expovariate(0.5))) for _ in range(found.days_left))
         inside += found.low_usd <= found.so_far_usd + rest <= found.high_usd
     assert 0.6 <= inside / 200 <= 0.92
+
+
+def test_an_export_holds_every_row_of_the_selection(tmp_path: Path) -> None:
+    """CSV and Parquet hold the same rows as the selection, with all columns."""
+    history = make_history(tmp_path / "many.duckdb", 2_000)
+    with analysis(history, Selection(tiers=("gemini",))) as asked:
+        expected = asked.attempts()
+        asked.export(tmp_path / "it's.csv.gz", "csv")
+        asked.export(tmp_path / "rows.parquet", "parquet")
+    for file, read in (("it's.csv.gz", pd.read_csv), ("rows.parquet", pd.read_parquet)):
+        frame = read(tmp_path / file)
+        assert list(frame) == list(expected)
+        assert sorted(frame["attempt_id"]) == sorted(expected["attempt_id"])
+        assert frame["cost_usd"].astype(float).sum() == pytest.approx(expected["cost_usd"].sum())

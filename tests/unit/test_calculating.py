@@ -90,7 +90,7 @@ def test_what_is_out_of_range_is_refused_with_its_range(values: dict[str, object
     lanes=st.lists(st.tuples(st.integers(1, 6), st.integers(1, 60), st.integers(0, 500)), min_size=1, max_size=3),
 )
 def test_the_thinned_frontier_holds_only_true_points(jobs: int, lanes: list[tuple[int, int, int]]) -> None:
-    """Every point is the cheapest plan of its time, both ends are exact, and each is dearer and sooner than the next."""
+    """Every point is the cheapest plan of its time, both ends are exact, and each is dearer than the next."""
     pool = [Resource(f"r{n}", slots, float(s), Decimal(usd) / 1000) for n, (slots, s, usd) in enumerate(lanes)]
     points = thinned_frontier(pool, jobs, most=40)
     whole = planner.frontier(pool, jobs).points

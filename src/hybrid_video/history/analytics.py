@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from decimal import Decimal
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from hybrid_video.history.projection import Projection, project_month
 from hybrid_video.history.store import History, Question
@@ -215,10 +216,17 @@ class Analysis:
         daily = {day.date(): _dollars(nano) for day, nano in zip(frame["day"], frame["nano"], strict=True)}
         return project_month(daily, today)
 
-    def attempts(self, *, limit: int | None = None) -> pd.DataFrame:
-        """The rows themselves, newest first, for export."""
-        rest = "" if limit is None else f" limit {limit:d}"
-        return self._rows(f"select * from attempts where {{where}} order by finished_at desc{rest}")  # noqa: S608
+    def attempts(self) -> pd.DataFrame:
+        """The rows themselves, newest first; for few rows, `export` is for many."""
+        return self._rows("select * from attempts where {where} order by finished_at desc")
+
+    def export(self, path: Path, form: Literal["csv", "parquet"]) -> None:
+        """Writes the rows to a file, newest first, without holding them in memory."""
+        options = {"csv": "format csv, header, compression gzip", "parquet": "format parquet, compression zstd"}[form]
+        target = str(path).replace("'", "''")
+        where, values = self._selection.sql("finished_at")
+        rows = f"select * from attempts where {where} order by finished_at desc"  # noqa: S608 - our own condition
+        self._ask(f"copy ({rows}) to '{target}' ({options})", values)
 
 
 def choices(ask: Question) -> dict[str, list[str]]:
