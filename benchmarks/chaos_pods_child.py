@@ -52,7 +52,7 @@ STORE_POINTS = (
     "pods.store.PodStore.mark_closed",
     "pods.store.PodStore.mark_failed",
     "pods.store.PodStore.billed",
-    "pods.accounting.book",
+    "pods.accounting._book",
     "pods.accounting._add_share",
     "ledger.money.move",
 )

@@ -26,8 +26,8 @@ from hybrid_video.ledger import Ledger, money
 from hybrid_video.ledger import schema as t
 from hybrid_video.ledger.money import Caps
 from hybrid_video.models import utc_now
+from hybrid_video.pods.budgets import scopes
 from hybrid_video.pods.records import PodRecord, record
-from hybrid_video.pods.store import scopes
 from hybrid_video.settings import Settings
 
 NANO = Decimal("0.000000001")
@@ -123,9 +123,15 @@ def book(ledger: Ledger, name: str, cost_usd: Decimal, *, day: str | None = None
         day: the UTC day new amounts count in; the day the pod ended, or today, when None.
     """
     with ledger.writing() as connection:
-        row = _row(connection, name)
-        _book(connection, row, cost_usd, day or (row.closed_at or utc_now()).date().isoformat(), release=release)
+        book_within(connection, _row(connection, name), cost_usd, day=day, release=release)
         return record(_row(connection, name))
+
+
+def book_within(
+    connection: Connection, row: sa.Row[Any], cost_usd: Decimal, *, day: str | None = None, release: bool = True
+) -> None:
+    """`book` in the caller's transaction."""
+    _book(connection, row, cost_usd, day or (row.closed_at or utc_now()).date().isoformat(), release=release)
 
 
 def roll_over(ledger: Ledger, name: str, cost_usd: Decimal, *, day: str, reserve_usd: Decimal, caps: Caps) -> PodRecord:

@@ -48,7 +48,7 @@ async def settle_bills(
     """
     lines = []
     for pod in await asyncio.to_thread(store.unreconciled):
-        line = await _settle(client, ledger, store, tariff, pod, final_after_s)
+        line = await _settle(client, store, tariff, pod, final_after_s)
         if line is not None:
             lines.append(line)
     await asyncio.to_thread(_correct_late, ledger, store, tariff)
@@ -56,7 +56,7 @@ async def settle_bills(
 
 
 async def _settle(
-    client: PodsClient, ledger: Ledger, store: PodStore, tariff: Tariff, pod: PodRecord, final_after_s: float
+    client: PodsClient, store: PodStore, tariff: Tariff, pod: PodRecord, final_after_s: float
 ) -> PodBillLine | None:
     if pod.pod_id is None or pod.state != "closed":
         return None
@@ -65,13 +65,8 @@ async def _settle(
     ended_s = (now - (pod.closed_at or now)).total_seconds()
     final = billed > 0 and ended_s * tariff.time_scale >= final_after_s
     booked = tariff.cost(pod, now)
-    await asyncio.to_thread(store.billed, pod.name, billed, final=final)
-    if final:
-        await asyncio.to_thread(accounting.book, ledger, pod.name, billed)
-        if billed != booked:
-            await asyncio.to_thread(
-                store.note, pod.name, "billed", f"RunPod bills ${billed:f}; ${booked:f} was booked by our clock"
-            )
+    detail = f"RunPod bills ${billed:f}; ${booked:f} was booked by our clock"
+    await asyncio.to_thread(store.billed, pod.name, billed, final=final, detail=detail)
     return PodBillLine(pod=pod.name, pod_id=pod.pod_id, booked_usd=booked, billed_usd=billed, final=final)
 
 

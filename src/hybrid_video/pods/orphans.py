@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
+from datetime import datetime
 from decimal import Decimal
 
 from hybrid_video.backends.runpod.pod_records import Pod
@@ -50,11 +51,11 @@ def listed_pod(pod: Pod) -> ListedPod:
     return ListedPod(id=pod.id, name=pod.name, status=pod.status, gpu=pod.gpu_name, cost_usd_per_h=pod.cost)
 
 
-def orphan_of(pod: Pod, installation: str, store: PodStore) -> PodRecord | None:
+def orphan_of(pod: Pod, installation: str, store: PodStore, listed_at: datetime) -> PodRecord | None:
     """The record, now `closing`, of a listed pod of ours that no living record stands for; None for every other pod.
 
     The record is read after the list was had, and every record is written before its pod is created: a pod that another
-    process is opening at this moment is not taken for an orphan.
+    process is opening at this moment is not taken for an orphan. Nor is one that ended after the list was asked for.
     """
     known = store.get(pod.name) if pod.name else None
     if known is None:
@@ -63,6 +64,8 @@ def orphan_of(pod: Pod, installation: str, store: PodStore) -> PodRecord | None:
         log.warning("pod %s (%s) carries our name and has no record; it is ended", pod.name, pod.id)
         return store.take_in(pod)
     if known.alive or known.pod_id not in (None, pod.id):
+        return None
+    if known.closed_at is not None and known.closed_at >= listed_at:
         return None
     log.warning("pod %s (%s) still exists though it counted as %s; it is ended", pod.name, pod.id, known.state)
     return store.found_again(pod.name, pod.id)

@@ -26,6 +26,7 @@ from hybrid_video.ledger.money import Caps
 from hybrid_video.models import Model, Usd, utc_now
 from hybrid_video.pods.accounting import Tariff
 from hybrid_video.pods.bills import FINAL_AFTER_S, PodBillLine, settle_bills
+from hybrid_video.pods.budgets import caps_of
 from hybrid_video.pods.naming import installation_id, whose
 from hybrid_video.pods.opening import Opener, adopt
 from hybrid_video.pods.orphans import (
@@ -37,7 +38,7 @@ from hybrid_video.pods.orphans import (
     stop_everything,
 )
 from hybrid_video.pods.records import PodRecord
-from hybrid_video.pods.store import PodStore, caps_of
+from hybrid_video.pods.store import PodStore
 from hybrid_video.pods.tending import Tender
 from hybrid_video.redaction import redact
 from hybrid_video.settings import PodPoolSettings, Settings
@@ -115,6 +116,7 @@ class PodPool:
         )
         self._care: dict[str, asyncio.Task[None]] = {}
         self._listed_at_s: float | None = None
+        self._listed_at = utc_now()
         self.alarm = ""
         """What the last look at the provider's list found alarming; "" when nothing."""
 
@@ -198,6 +200,7 @@ class PodPool:
         Raises:
             BackendError: the provider's list cannot be had.
         """
+        began_at = utc_now()
         alive = await asyncio.to_thread(self.store.alive)
         for pod in alive:
             with_reason = self.store.mark_failed if pod.state == "intended" else self.store.mark_closing
@@ -207,7 +210,7 @@ class PodPool:
             installation=self._installation(),
             known=frozenset(pod.name for pod in alive),
             all_installations=all_installations,
-            found=self._complete,
+            found=lambda pod: self._complete(pod, began_at),
             tell=tell,
         )
         await self.tick()
@@ -277,11 +280,11 @@ class PodPool:
 
     # -- pieces ----------------------------------------------------------------------------------------------------
 
-    def _complete(self, pod: Pod) -> None:
+    def _complete(self, pod: Pod, listed_at: datetime) -> None:
         """A listed pod that is about to be ended gets, or completes, its record: what it cost has to be booked."""
         known = self.store.get(pod.name)
         if known is None or not known.alive:
-            orphan_of(pod, self._installation(), self.store)
+            orphan_of(pod, self._installation(), self.store, listed_at)
         elif known.pod_id is None:
             adopt(self.store, pod.name, pod, "found by its name, to be ended")
 
@@ -297,18 +300,19 @@ class PodPool:
         moving = any(pod.state in IN_MOTION for pod in pods)
         if not moving and age_s is not None and age_s < LIST_EVERY_S / self.tariff.time_scale:
             return None
+        asked_at = utc_now()
         try:
             found = await self._client().list()
         except (BackendError, ConfigurationError) as error:
             log.warning("RunPod's list of pods cannot be had: %s", redact(error, 300))
             return None
-        self._listed_at_s = time.monotonic()
+        self._listed_at, self._listed_at_s = asked_at, time.monotonic()
         return {pod.id: pod for pod in found if pod.status != "TERMINATED"}
 
     async def _end_orphans(self, listed: dict[str, Pod]) -> None:
         installation = self._installation()
         for pod in listed.values():
-            orphan = await asyncio.to_thread(orphan_of, pod, installation, self.store)
+            orphan = await asyncio.to_thread(orphan_of, pod, installation, self.store, self._listed_at)
             if orphan is not None and orphan.name not in self._care:
                 self._care[orphan.name] = asyncio.create_task(self._tend(orphan, listed, utc_now()))
         alive = await asyncio.to_thread(self.store.alive)

@@ -19,15 +19,15 @@ from hybrid_video.errors import LedgerError, LimitError
 from hybrid_video.ledger import Ledger, money
 from hybrid_video.ledger import schema as t
 from hybrid_video.ledger.money import Caps
-from hybrid_video.models import Tier, utc_now
+from hybrid_video.models import utc_now
+from hybrid_video.pods.accounting import book_within
+from hybrid_video.pods.budgets import scopes
 from hybrid_video.pods.records import ALIVE, PodEvent, PodIntent, PodRecord, PodState, check_move, record
 from hybrid_video.redaction import redact
-from hybrid_video.settings import Settings
 
 MESSAGE_LENGTH = 1000
 
 _ALIVE = sorted(ALIVE)
-Limits = dict[str, tuple[str, Decimal | None]]
 PlaceKey = tuple[str, str, str]
 """GPU, cloud and data centre ("" where RunPod chooses)."""
 
@@ -38,25 +38,6 @@ class RefusedPlace:
 
     until: datetime
     message: str
-
-
-def caps_of(settings: Settings) -> Caps:
-    """The budgets that a pod counts in: day, month, and the cloud tier's month."""
-    routing = settings.routing
-    return Caps(
-        day_usd=routing.daily_budget_usd,
-        month_usd=routing.monthly_budget_usd,
-        tier_usd=routing.monthly_tier_budgets_usd.get(Tier.CLOUD),
-    )
-
-
-def scopes(day: str, batch: str = "", caps: Caps = money.UNLIMITED) -> Limits:
-    """Every scope that pod money counts in; a batch's budget only for a pod opened for that batch."""
-    every = money.scopes(batch, "", day, Tier.CLOUD.value, caps)
-    every.pop(f"job:{batch}/")
-    if not batch:
-        every.pop("batch:")
-    return every
 
 
 class PodStore:
@@ -177,13 +158,17 @@ class PodStore:
             return self._set(connection, row, "closing", reason, **values)
 
     def mark_closed(self, name: str, *, cost_usd: Decimal, reason: str = "", now: datetime | None = None) -> PodRecord:
-        """It is gone for certain; `cost_usd` is what it cost by our clock. `accounting.book` books that."""
+        """It is gone for certain: what it cost by our clock is booked and its reservation given back in one commit."""
         with self._ledger.writing() as connection:
             row = self._row(connection, name)
+            if row.state == "closed":  # another process was quicker
+                return record(row)
             values: dict[str, Any] = {"closed_at": now or utc_now(), "cost_usd": cost_usd, "owner": None}
             if not row.closed_because:
                 values["closed_because"] = redact(reason, MESSAGE_LENGTH)
-            return self._set(connection, row, "closed", reason, now, **values)
+            self._set(connection, row, "closed", reason, now, **values)
+            book_within(connection, self._row(connection, name), cost_usd)
+            return record(self._row(connection, name))
 
     def mark_failed(self, name: str, message: str, *, now: datetime | None = None) -> PodRecord:
         """It was certainly never created; its reservation is given back in the same commit."""
@@ -262,12 +247,16 @@ class PodStore:
                 self._event(connection, pod.name, "found", pod.id)
             return record(self._row(connection, pod.name))
 
-    def billed(self, name: str, amount_usd: Decimal, *, final: bool, now: datetime | None = None) -> None:
-        """What RunPod's bill says; `final` when it will not change any more."""
-        values: dict[str, Any] = {"billed_usd": amount_usd}
-        if final:
-            values["reconciled_at"] = now or utc_now()
-        self._write(name, **values)
+    def billed(self, name: str, amount_usd: Decimal, *, final: bool, detail: str = "") -> None:
+        """What RunPod's bill says. When it is final it replaces what was booked by our clock, in the same commit."""
+        with self._ledger.writing() as connection:
+            values: dict[str, Any] = {"billed_usd": amount_usd}
+            if final:
+                values["reconciled_at"] = utc_now()
+            connection.execute(self._update(name).values(**values))
+            if final:
+                book_within(connection, self._row(connection, name), amount_usd)
+                self._event(connection, name, "billed", detail or f"RunPod bills ${amount_usd:f}")
 
     def note(self, name: str, event: str, detail: str = "") -> None:
         """Adds to what has happened to a pod, without changing it."""

@@ -152,8 +152,7 @@ class Tender:
         ended = min(utc_now(), pod.intended_at + timedelta(seconds=longest_s / self._scale))
         found = self._store.get(pod.name) or pod
         cost = self._tariff.cost(found.model_copy(update={"closed_at": ended}), ended)
-        self._store.mark_closed(pod.name, cost_usd=cost, now=ended)
-        return accounting.book(self._ledger, pod.name, cost)
+        return self._store.mark_closed(pod.name, cost_usd=cost, now=ended)
 
     def _patience_s(self) -> float:
         return max(2.0, APPEARS_WITHIN_S / self._scale)
@@ -280,9 +279,8 @@ class Tender:
         if reason and pod.lease_until is not None and pod.lease_until < now:
             ended = max(pod.lease_until, pod.billed_from)  # it ended itself, or was ended before
         cost = self._tariff.cost(pod.model_copy(update={"closed_at": ended}), ended)
-        self._store.mark_closed(pod.name, cost_usd=cost, reason=reason, now=ended)
         log.info("pod %s is gone and cost about $%s", pod.name, cost)
-        return accounting.book(self._ledger, pod.name, cost)
+        return self._store.mark_closed(pod.name, cost_usd=cost, reason=reason, now=ended)
 
     def _door(self, pod: PodRecord) -> PodDoor:
         pod_id = pod.pod_id or ""

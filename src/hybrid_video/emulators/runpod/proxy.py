@@ -91,11 +91,11 @@ class PodProxy:
         kept = {k: v for k, v in answer.headers.items() if k.lower() not in _HOP_BY_HOP}
         response = web.StreamResponse(status=answer.status, headers=kept)
         async with answer:
-            await response.prepare(request)
             try:
+                await response.prepare(request)
                 async for chunk in answer.content.iter_any():
                     await response.write(chunk)
-            except aiohttp.ClientError:  # the program broke off in the middle: so does the proxy
+            except aiohttp.ClientError:  # the program broke off in the middle, or the caller has gone
                 cut(request)
         return response
 
