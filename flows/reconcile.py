@@ -19,6 +19,7 @@ from prefect.client.schemas.objects import State  # noqa: E402
 from prefect.states import Completed, Failed  # noqa: E402
 from pydantic import Field  # noqa: E402
 
+from hybrid_video import logs  # noqa: E402
 from hybrid_video.engine.reconcile import reconcile as reconcile_batches  # noqa: E402
 from hybrid_video.errors import HybridVideoError  # noqa: E402
 from hybrid_video.redaction import redact  # noqa: E402
@@ -42,6 +43,7 @@ async def reconcile(
     if used:
         logger.info("keys from Secret blocks: %s", ", ".join(used))
     try:
+        logs.configure()
         report = await reconcile_batches(Settings.load(), batches or (), wait_s=wait_s, tell=logger.info)
     except HybridVideoError as error:
         text = redact(str(error))

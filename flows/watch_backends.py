@@ -20,6 +20,7 @@ from prefect.client.schemas.objects import State  # noqa: E402
 from prefect.states import Completed, Failed  # noqa: E402
 from pydantic import Field  # noqa: E402
 
+from hybrid_video import logs  # noqa: E402
 from hybrid_video.engine.session import open_ledger, stop_on_signal  # noqa: E402
 from hybrid_video.errors import HybridVideoError  # noqa: E402
 from hybrid_video.ledger import Owner  # noqa: E402
@@ -42,6 +43,7 @@ async def watch_backends(hours: Annotated[float | None, Field(gt=0)] = None) -> 
     if used:
         logger.info("keys from Secret blocks: %s", ", ".join(used))
     try:
+        logs.configure()
         other, status = await _watch(Settings.load(), hours, logger.info)
     except HybridVideoError as error:
         text = redact(str(error))

@@ -22,7 +22,7 @@ from hybrid_video.demand import BatchDemand
 from hybrid_video.errors import FailureKind, TransientError
 from hybrid_video.ledger import Caps, Ledger, Owner
 from hybrid_video.ledger import schema as t
-from hybrid_video.metrics import CONTENT_TYPE, exposition
+from hybrid_video.metrics import CONTENT_TYPE, exposition, families
 from hybrid_video.metrics.totals import BUCKETS_S, Total, attempt_totals
 from hybrid_video.models import Health, Tier, utc_now
 from hybrid_video.pods.records import PodIntent
@@ -454,3 +454,19 @@ def test_every_expression_of_the_dashboard_is_promql(tmp_path: Path) -> None:
     file.write_text(json.dumps({"groups": [{"name": "panels", "rules": rules}]}))
     done = promtool("check", "rules", str(file))
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_page_lists_every_metric_with_its_type_and_words(tmp_path: Path) -> None:
+    """docs/how-to/monitor.md, line by line."""
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "monitor.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(hybrid_video_\w+)` \| (\w+) \| (.*?) \| (.*) \|$", page, re.MULTILINE)
+    settings = Settings(storage=StorageSettings(home=tmp_path))
+    ledger = Ledger.open(settings.storage.ledger_path)
+    try:
+        there = [
+            (f"{family.name}_total" if family.type == "counter" else family.name, family.type, family.documentation)
+            for family in families(ledger, settings)
+        ]
+    finally:
+        ledger.close()
+    assert [(name, kind, words) for name, kind, _, words in rows] == there

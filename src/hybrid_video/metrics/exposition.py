@@ -147,7 +147,7 @@ def _care(connection: Connection, now: datetime) -> Iterator[Metric]:
     yield _gauge("uncertain_oldest_seconds", "Age of the oldest of them.", {(): unknown.oldest_s})
     yield _gauge("queue_jobs", "Jobs that live runs have not placed yet.", {(): standing.waiting_jobs(connection, now)})
     errors = {(what,): error for what, error in standing.prediction_errors(connection).items()}
-    text = "Mean of |actual - planned| / planned over the newest finished plans."
+    text = "Mean relative error of the newest finished plans."
     yield _gauge("prediction_error_ratio", text, errors, "what")
     left_s = standing.watcher_age_s(connection, now)
     yield _gauge("watcher_up", "1 while a watcher holds its lease.", {(): int(left_s is not None and left_s > 0)})
