@@ -21,7 +21,7 @@ CUDA |= {"cu130": "13.0"}
 
 
 def choose_engine(options: InstallOptions, torch: TorchChoice, uv: str | None) -> str:
-    """comfy-cli or git. Other sources, other indexes and builds that comfy-cli does not know go by git.
+    """comfy-cli where it is asked for, else git; docs/decisions/0008-installer.md has the reasons.
 
     Raises:
         ConfigurationError: comfy-cli is asked for and cannot do it.
@@ -32,9 +32,7 @@ def choose_engine(options: InstallOptions, torch: TorchChoice, uv: str | None) -
             f"--engine comfy-cli cannot install the PyTorch build {torch.variant!r} here (it needs uv, and knows CUDA, "
             "ROCm, Apple and CPU); leave --engine out"
         )
-    if options.engine == "auto":
-        return "comfy-cli" if able and options.is_official else "git"
-    return options.engine
+    return "comfy-cli" if options.engine == "comfy-cli" else "git"
 
 
 def gpu_arguments(torch: TorchChoice) -> list[str] | None:
@@ -50,7 +48,7 @@ def gpu_arguments(torch: TorchChoice) -> list[str] | None:
     return ["--cpu"] if torch.device == "cpu" else None
 
 
-def install(runner: Runner, uv: str | None, version: Version, commit: str, torch: TorchChoice) -> str:
+def install(runner: Runner, uv: str | None, version: Version, source: str, commit: str, torch: TorchChoice) -> str:
     """Lets comfy-cli clone ComfyUI into the version's folder and fill its environment.
 
     Returns: "" when it worked, else why not: the caller goes on with git and uv, which take up what is there.
@@ -67,11 +65,13 @@ def install(runner: Runner, uv: str | None, version: Version, commit: str, torch
     if not pip.ok:
         return f"pip could not be put into the environment: {_last(pip.tail)}"
     shutil.rmtree(version.code, ignore_errors=True)  # it refuses a folder that is half there
-    command = [*comfy, "--workspace", str(version.code), "install", "--skip-manager", "--commit", commit, *gpu]
+    command = [*comfy, "--workspace", str(version.code), "install", "--url", source]
+    command += ["--skip-manager", "--version", "nightly", "--commit", commit, *gpu]  # only nightly takes a commit
     done = runner.run(command, environment=environment, timeout_s=4 * 3600)
     return "" if done.ok else f"exit code {done.code}: {_last(done.tail)}"
 
 
 def _last(text: str) -> str:
-    lines = text.strip().splitlines()
-    return lines[-1] if lines else "it said nothing"
+    """The last line with words in it; comfy-cli draws frames around its messages."""
+    lines = [line.strip(" │╭╮╰╯─") for line in text.splitlines()]
+    return next((line for line in reversed(lines) if any(c.isalpha() for c in line)), "it said nothing")

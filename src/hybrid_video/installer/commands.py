@@ -151,7 +151,7 @@ class Runner:
     def _read(self, process: subprocess.Popen[bytes], lines: deque[str]) -> None:
         assert process.stdout is not None  # noqa: S101
         for raw in process.stdout:
-            line = raw.decode(errors="replace").rstrip()
+            line = raw.decode(errors="replace").rstrip().rpartition("\r")[2]  # of a progress line, how it ended
             if line:
                 lines.append(line)
                 self._on_line(redact(line, limit=400))

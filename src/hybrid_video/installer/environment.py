@@ -113,10 +113,13 @@ class Environment:
     def install_requirements(self, file: Path, choice: TorchChoice) -> None:
         """Installs what a requirements file names, without changing the PyTorch that is there."""
         pins = self.version.folder / "torch-pins.txt"
-        pins.write_text("".join(f"{name}=={version}\n" for name, version in self.torch_versions().items()))
-        # PyTorch's index also holds old versions of common packages: here the best of all indexes counts.
-        index = ["--extra-index-url", choice.index] if choice.index else []
-        index += ["--index-strategy", "unsafe-best-match"] if choice.index and self.uv else []
+        have = self.torch_versions()
+        pins.write_text("".join(f"{name}=={version}\n" for name, version in have.items()))
+        # PyTorch's index also holds old versions of common packages: it is asked only for what is missing of PyTorch,
+        # and then the best of all indexes counts.
+        missing = choice.index and set(PACKAGES) - set(have)
+        index = ["--extra-index-url", choice.index] if missing else []
+        index += ["--index-strategy", "unsafe-best-match"] if missing and self.uv else []
         self.install([*UNNAMED, "--requirement", str(file), "--constraint", str(pins), *index])
 
     def torch_versions(self) -> dict[str, str]:

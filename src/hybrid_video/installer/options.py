@@ -50,7 +50,7 @@ class InstallOptions(BaseSettings):
     bundles: Annotated[tuple[str, ...], NoDecode] = Field((), description="Model bundles, comma-separated.")
     source: str = Field(COMFYUI_SOURCE, description="Git repository of ComfyUI: an address or a folder.")
     ref: str = Field(COMFYUI_REF, description="Tag, branch or commit; latest: the newest release.")
-    engine: Engine = Field("auto", description="Who fetches ComfyUI: comfy-cli, or git and uv.")
+    engine: Engine = Field("auto", description="Who fetches ComfyUI: git and uv (auto), or comfy-cli.")
     torch: str = Field("auto", description="PyTorch build: auto, cpu, cu126, cu128, cu130, rocm…, xpu, default, none.")
     torch_index: str = Field("", description="Package index for PyTorch instead of download.pytorch.org.")
     python: str = Field("", description="Python for ComfyUI: a path or a version; found or fetched when empty.")
@@ -98,11 +98,6 @@ class InstallOptions(BaseSettings):
             return cls(**given)
         except ValidationError as error:
             raise ConfigurationError("\n".join(_sentences(error))) from None
-
-    @property
-    def is_official(self) -> bool:
-        """Whether ComfyUI comes from its own repository."""
-        return self.source == COMFYUI_SOURCE
 
     @property
     def url(self) -> str:

@@ -106,7 +106,7 @@ def _code(work: Work) -> str:
         return f"ComfyUI {code.comfyui_version(work.version.code)} at {commit[:12]} is there"
     if engine == "comfy-cli":
         work.mark(python=work.environment.create(options.python))
-        trouble = comfy_cli.install(work.runner, work.uv, work.version, commit, work.torch)
+        trouble = comfy_cli.install(work.runner, work.uv, work.version, options.source, commit, work.torch)
         if trouble:
             work.notice(f"comfy-cli could not do it ({trouble}); going on with git and uv")
             work.retarget(engine="git")
