@@ -77,6 +77,17 @@ def fill(settings: Settings, folder: Path) -> None:
     ledger.close()
 
 
+def load_settings(variables: dict[str, str]) -> Settings:
+    """The settings of these variables; the environment is left as it was."""
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        return Settings.load()
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
 def fuzz(url: str, seconds: float, folder: Path, *, examples: int, seed: int) -> tuple[int, list[str]]:
     """Rounds of schemathesis until the time is over; how many, and what it had to say against us."""
     until_s, rounds, said = time.monotonic() + seconds, 0, list[str]()
@@ -95,9 +106,9 @@ def run(*, seconds: float, examples: int = 60, seed: int = 1) -> dict[str, Any]:
     """One fuzzing of a fresh API; the counts."""
     with tempfile.TemporaryDirectory() as made, running_farm(FarmOptions(time_scale=50)) as farm:
         folder = Path(made)
-        os.environ.update(farm.environment() | ALLOWED | {"HYBRID_VIDEO_HOME": str(folder / "home")})
-        os.environ["HYBRID_VIDEO_TIME_SCALE"] = "50"
-        settings = Settings.load()
+        settings = load_settings(
+            farm.environment() | ALLOWED | {"HYBRID_VIDEO_HOME": str(folder / "home"), "HYBRID_VIDEO_TIME_SCALE": "50"}
+        )
         fill(settings, folder / "clips")
         recorder = Recorder()
         app = Counting(create_app(settings, submitter=recorder))
