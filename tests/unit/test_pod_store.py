@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from hybrid_video.backends.runpod.pod_records import Pod
 from hybrid_video.errors import LedgerError, LimitError
 from hybrid_video.ledger import Caps, Ledger
 from hybrid_video.ledger.verify import verify
 from hybrid_video.models import utc_now
 from hybrid_video.pods.naming import is_well_formed, new_name, whose
+from hybrid_video.pods.orphans import orphan_of
 from hybrid_video.pods.records import ALIVE, MOVES, STATES, PodIntent
 from hybrid_video.pods.store import PodStore
 from tests.unit.ledger_rig import make_batch
@@ -196,6 +198,33 @@ def test_a_pod_given_up_as_never_created_that_appears_after_all_is_closing(store
     assert store.alive() == ()
     assert store.found_again("p0", "abc").state == "closing"
     assert [pod.pod_id for pod in store.alive()] == ["abc"]
+
+
+def test_a_list_that_is_older_than_a_pods_end_makes_it_no_orphan(store: PodStore) -> None:
+    """A pod ended after the list was asked for stands in that list; one ended before it still exists, and is ended."""
+    listed_at = utc_now()
+    store.intend(intent(), caps=NO_CAPS, max_pods=5)
+    name = intent().name
+    store.mark_creating(name)
+    store.mark_created(name, "abc")
+    store.mark_closing(name, "idle")
+    store.mark_closed(name, cost_usd=Decimal(0))
+    pod = Pod(id="abc", name=name, status="RUNNING")
+    assert orphan_of(pod, "00000000", store, listed_at) is None
+    orphan = orphan_of(pod, "00000000", store, utc_now())
+    assert orphan is not None
+    assert (orphan.state, orphan.pod_id) == ("closing", "abc")
+
+
+def test_a_pod_that_is_being_created_is_no_orphan(store: PodStore) -> None:
+    """Its record is written before the call; only pods of this installation are orphans at all."""
+    store.intend(intent(), caps=NO_CAPS, max_pods=5)
+    store.mark_creating(intent().name)
+    mine = Pod(id="abc", name=intent().name, status="PROVISIONING")
+    assert orphan_of(mine, "00000000", store, utc_now()) is None
+    for name in ("hybrid-video-ffffffff-aaaaaaaaaa", "hybrid-video-1", "somebody-else", ""):
+        pod = Pod(id="xyz", name=name, status="RUNNING")
+        assert orphan_of(pod, "00000000", store, utc_now()) is None
 
 
 def test_a_failed_create_gives_its_reservation_back_once(ledger: Ledger, store: PodStore) -> None:
