@@ -17,12 +17,11 @@ import pytest
 from benchmarks.burst import Burst, installation, pod_bill, run, usages
 from hybrid_video.emulators.farm import Farm
 from hybrid_video.emulators.faults import FaultPlan, FaultRule
-from hybrid_video.emulators.runpod.pods import PodStatus
 from hybrid_video.engine.report import BatchReport
 from hybrid_video.engine.session import open_ledger, run_batch
 from hybrid_video.ledger import Ledger
 from hybrid_video.ledger.verify import verify
-from hybrid_video.models import Batch
+from hybrid_video.models import AttemptState, Batch
 from hybrid_video.pods.records import PodRecord
 from hybrid_video.pods.store import PodStore
 from hybrid_video.settings import Settings
@@ -92,22 +91,33 @@ def sound(settings: Settings, farm: Farm) -> Ledger:
     return ledger
 
 
-async def kill_one_busy_pod(farm: Farm, settings: Settings) -> None:
-    """Ends the first pod that works on a clip, as RunPod does with a machine that breaks."""
-    assert farm.runpod is not None
+async def a_busy_pod(settings: Settings) -> str:
+    """RunPod's id of the first pod that works on a clip."""
     ledger = open_ledger(settings)
     try:
         while True:
             await asyncio.sleep(0.05)
             attempts = [a for a in ledger.open_attempts() if a.lane.startswith("runpod-pod/")]
-            if attempts and attempts[0].state.value == "running":
-                pod_id = attempts[0].lane.removeprefix("runpod-pod/")
-                url = f"{farm.runpod[1].url}/v2/pods/{pod_id}"
-                async with httpx.AsyncClient(headers={"Authorization": "Bearer any"}) as client:
-                    (await client.delete(url)).raise_for_status()
-                return
+            if attempts and attempts[0].state is AttemptState.RUNNING:
+                return attempts[0].lane.removeprefix("runpod-pod/")
     finally:
         ledger.close()
+
+
+async def kill_one_busy_pod(farm: Farm, settings: Settings) -> None:
+    """Ends a pod that works, as RunPod does with a machine that breaks."""
+    assert farm.runpod is not None
+    url = f"{farm.runpod[1].url}/v2/pods/{await a_busy_pod(settings)}"
+    async with httpx.AsyncClient(headers={"Authorization": "Bearer any"}) as client:
+        (await client.delete(url)).raise_for_status()
+
+
+async def break_one_busy_pod(farm: Farm, settings: Settings) -> None:
+    """Makes the program of a pod that works unreachable, while RunPod goes on calling the pod RUNNING."""
+    assert farm.runpod is not None
+    pod = farm.runpod[0].fleet.get(await a_busy_pod(settings))
+    assert pod is not None
+    pod._service_at = float("inf")
 
 
 def test_a_pod_that_vanishes_in_mid_job_loses_and_doubles_nothing(tmp_path: Path) -> None:
@@ -183,23 +193,11 @@ def test_two_batches_share_pods_without_filling_them_twice(tmp_path: Path) -> No
     assert len(pods_of(settings)) >= 1
 
 
-async def break_one_pod(farm: Farm) -> None:
-    """Makes the program of one ready pod unreachable while RunPod goes on calling it RUNNING."""
-    assert farm.runpod is not None
-    fleet = farm.runpod[0].fleet
-    while True:
-        await asyncio.sleep(0.05)
-        for pod in fleet.listed():
-            if pod.id in fleet._services and pod.status(fleet._clock.now()) is PodStatus.RUNNING:
-                pod._service_at = float("inf")
-                return
-
-
 def test_a_sick_pod_is_ended_and_its_jobs_are_made_elsewhere(tmp_path: Path) -> None:
     """RunPod says RUNNING, its ComfyUI answers nothing: after three looks it is ended as sick."""
     with installation(CLIPS, tmp_path) as (farm, settings):
         make(settings, tmp_path, CLIPS.earlier())
-        report = during(settings, tmp_path, [CLIPS.batch()], break_one_pod(farm))[0]
+        report = during(settings, tmp_path, [CLIPS.batch()], break_one_busy_pod(farm, settings))[0]
         assert report.completed == CLIPS.jobs, report.errors
         reasons = [pod.closed_because for pod in pods_of(settings)]
         assert any("sick" in reason for reason in reasons), reasons

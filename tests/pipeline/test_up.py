@@ -26,9 +26,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("prefect")]
 ANY = ("--prefect-port", "0", "--api-port", "0", "--dashboard-port", "0")
 SHOTS = {
     "name": "from-up",
-    "jobs": [
-        {"id": f"s{n}", "prompt": f"shot {n}", "duration_s": 1, "width": 128, "height": 72, "fps": 8} for n in "ab"
-    ],
+    "jobs": [{"id": name, "prompt": f"shot {name}", **SMALL} for name in ("a", "b")],
 }
 
 

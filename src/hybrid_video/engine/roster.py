@@ -20,7 +20,7 @@ from hybrid_video.errors import ConfigurationError, HybridVideoError
 from hybrid_video.goals import LaneState
 from hybrid_video.ledger import Ledger
 from hybrid_video.ledger.lanes import POD_PREFIX
-from hybrid_video.models import utc_now
+from hybrid_video.models import AttemptState, utc_now
 from hybrid_video.pods.records import PodRecord
 from hybrid_video.pods.store import PodStore
 from hybrid_video.settings import Settings
@@ -125,6 +125,12 @@ class Roster:
             )
             for record in self._starting
         ]
+
+    def has_lost(self, batch: str, job: str) -> bool:
+        """Whether the pod that holds a job's open attempt is gone, so that looking again gives a certain answer."""
+        lanes = {a.lane for a in self.ledger.attempts(batch, job=job, states=[AttemptState.UNCERTAIN])}
+        pods = [PodStore(self.ledger).get(lane.removeprefix(POD_PREFIX)) for lane in lanes]
+        return any(pod is not None and pod.state in ("closed", "failed") for pod in pods)
 
     def _read(self) -> tuple[Sequence[PodRecord], str]:
         alive = PodStore(self.ledger).alive()

@@ -44,6 +44,7 @@ from hybrid_video.errors import (
 from hybrid_video.failures import policy
 from hybrid_video.history import History
 from hybrid_video.ledger import CANCELLED_MESSAGE, Caps, JobCancelledError, JobTakenError, LaneBusyError, Ledger, Owner
+from hybrid_video.ledger.lanes import POD_PREFIX
 from hybrid_video.models import Attempt, JobState, JobStatus, Quote, Refusal, Tier, WorkOrder, utc_now
 from hybrid_video.pricing.timings import ServiceTimes
 from hybrid_video.settings import Settings
@@ -57,6 +58,7 @@ BRINGING_IN = 2
 """Clips of a lane that may be downloaded and checked while it works already on others."""
 REATTACH_ATTEMPTS = 2
 CANCEL_LOOK_S = 1.0
+LOST_LOOK_S = 1.0
 
 
 class BatchRun:
@@ -118,6 +120,8 @@ class BatchRun:
         self._shared = SharedLanes(ledger, demands, batch=self._batch.name, mine=lambda: list(self._busy))
         self._roster = Roster(self._fleet, ledger, settings, self._busy_lanes, self._notice)
         self._publisher = DemandPublisher(demands, self._demand, time_scale=settings.routing.time_scale)
+        self._lost: dict[str, float] = {}
+        """Jobs whose outcome was lost on a pod, and until when (monotonic) it may still be learned."""
         self._wind_up = wind_up
         self._ended_s: float | None = None
         self._planned: tuple[int, float, frozenset[str]] | None = None
@@ -131,6 +135,7 @@ class BatchRun:
         self._load()
         keepers = [asyncio.create_task(self._fleet.keep_fresh()), asyncio.create_task(self._keep_lease())]
         keepers += [asyncio.create_task(part.keep_fresh()) for part in (self._shared, self._roster, self._publisher)]
+        keepers.append(asyncio.create_task(self._settle_lost()))
         try:
             await self._resume()
             await self._plan()
@@ -182,7 +187,8 @@ class BatchRun:
             self._watch_others()
             waiting = [p for p in self._jobs.values() if p.state is JobState.PENDING]
             self._requote(waiting)
-            if not waiting and not self._tasks and not any(p.elsewhere for p in self._jobs.values()):
+            busy = self._tasks or any(progress.elsewhere for progress in self._jobs.values())
+            if not waiting and not busy and not self._lost_on_pods():
                 return
             self._assign(waiting)
             await self._sleep_until_something_happens()
@@ -512,6 +518,8 @@ class BatchRun:
             JobState.CANCELLED: "cancelled",
         }
         self._teller.tell(kinds.get(follows, "failed"), str(failure), order=order)
+        if follows is JobState.UNCERTAIN and order.lane.startswith(POD_PREFIX):
+            self._lost.setdefault(progress.shot.job.id, time.monotonic() + self._settings.routing.backend_patience_s)
         await self._learn(order)
 
     def _caps(self, progress: JobProgress, tier: Tier) -> Caps:
@@ -617,6 +625,22 @@ class BatchRun:
         self._busy[order.attempt_id] = UnderWay(order, time.monotonic(), seen=True)
         ticket = replace(found.ticket, caps=self._caps(progress, attempt.tier))
         self._spawn(self._drive(progress, ticket), attempt.job)
+
+    def _lost_on_pods(self) -> list[str]:
+        """Jobs whose outcome was lost on a pod: once the pod is gone it is certain that nothing of them comes."""
+        now = time.monotonic()
+        for job in [job for job in self._lost if self._jobs[job].state is not JobState.UNCERTAIN]:
+            del self._lost[job]
+        return [job for job, until_s in self._lost.items() if now < until_s]
+
+    async def _settle_lost(self) -> None:
+        while True:
+            await asyncio.sleep(LOST_LOOK_S)
+            for job in self._lost_on_pods():
+                with contextlib.suppress(HybridVideoError):
+                    if await asyncio.to_thread(self._roster.has_lost, self._batch.name, job):
+                        await self._resume(job)
+                        self._wake.set()
 
     def _drives(self, attempt: Attempt) -> bool:
         """Whether this run is busy with an attempt, the booking of its end included."""
