@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
+from hybrid_video import preferences
 from hybrid_video.backends.runpod import PodsClient
 from hybrid_video.emulators.runpod.pods import PodStatus
 from hybrid_video.errors import (
@@ -173,6 +174,14 @@ async def test_a_budget_keeps_pods_shut(tmp_path: Path) -> None:
         with pytest.raises(LimitError, match="daily budget"):
             await rig.pool.open("second")
         assert len(rig.listed()) == 1
+
+
+async def test_a_maximum_that_was_lowered_at_run_time_holds_at_once(rig: PodRig) -> None:
+    """The pool of a long-lived watcher asks for the limits anew with every pod."""
+    await rig.pool.open("first")
+    preferences.change(rig.ledger, rig.settings, {"max_pods": 1})
+    with pytest.raises(LimitError, match="at most 1 pods"):
+        await rig.pool.open("second")
 
 
 # -- orphans -----------------------------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from hybrid_video.pods.listing import PodLine, PodListing, list_pods, pod_lines
 from hybrid_video.pods.orphans import Stopped, stop_everything
 from hybrid_video.pods.pool import PodPool
 from hybrid_video.pods.records import PodRecord
+from hybrid_video.preferences import effective
 from hybrid_video.settings import PodPoolSettings, Settings
 
 pods_app = typer.Typer(
@@ -79,7 +80,7 @@ def start(
 
     It ends itself when nobody renews its lease: a running batch or the watcher does.
     """
-    settings = Settings.load()
+    settings = effective(Settings.load())
     wishes = _wishes(settings.pods, gpu, cloud, data_center, max_price)
     ledger = open_ledger(settings)
     try:

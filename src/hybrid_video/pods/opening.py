@@ -191,6 +191,7 @@ class Opener:
             image="" if pods.template_id else pods.image,
             template_id=pods.template_id,
             gpu=place.gpu,
+            min_cuda_version=pods.min_cuda_version,
             cloud=place.cloud,
             data_center_ids=(place.data_center,) if place.data_center else (),
             disk_gb=pods.disk_gb,

@@ -40,6 +40,7 @@ from hybrid_video.pods.orphans import (
 from hybrid_video.pods.records import PodRecord
 from hybrid_video.pods.store import PodStore
 from hybrid_video.pods.tending import Tender
+from hybrid_video.preferences import applied
 from hybrid_video.redaction import redact
 from hybrid_video.settings import PodPoolSettings, Settings
 
@@ -140,7 +141,7 @@ class PodPool:
                 when to try again. Calls before that raise it again and send nothing.
             TerminalError: INVALID_REQUEST, AUTHENTICATION or INSUFFICIENT_FUNDS; raised again by later calls.
         """
-        wishes = pods or self._settings.pods
+        wishes = pods or (await asyncio.to_thread(applied, self._settings, self._ledger)).pods
         record = await self._opener.open(reason, batch=batch, pods=wishes)
         if record.state == "closing":  # somebody asked for its end while it was being created
             return await self._tender.finish(record, None, utc_now())
@@ -333,7 +334,8 @@ class PodPool:
         return pod
 
     def _caps(self) -> Caps:
-        return caps_of(self._settings)
+        """The budgets as they are now: they may have been changed since this process began."""
+        return caps_of(applied(self._settings, self._ledger))
 
     def _installation(self) -> str:
         return installation_id(self._settings.storage.home)

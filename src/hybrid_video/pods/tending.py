@@ -187,7 +187,7 @@ class Tender:
 
     async def _probe(self, pod: PodRecord) -> None:
         door = self._door(pod)
-        patience = max(5.0, PROBE_PATIENCE_S / self._scale)
+        patience = max(5.0, min(PROBE_PATIENCE_S / self._scale, self._lease_s() / 3))
         try:
             took = await door.prove_ready(patience_s=patience, pause_s=max(0.02, 0.5 / self._scale))
         except ConfigurationError as error:
