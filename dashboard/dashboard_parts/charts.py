@@ -16,7 +16,7 @@ from hybrid_video.wording import Words
 
 alt.data_transformers.disable_max_rows()
 HEIGHT = 280
-DOLLARS = "$,.2f"
+MOST_DAYS = 120
 
 
 def spend_by_day(
@@ -39,19 +39,19 @@ def spend_by_day(
         .mark_bar(cornerRadiusEnd=2)
         .encode(
             x=alt.X(
-                "yearmonthdate(day):T",
+                f"{_unit(frame)}(day):T",
                 title=None,
                 scale=_days(frame, since),
                 axis=alt.Axis(format="%d %b", labelOverlap=True, tickCount=8, grid=False),
             ),
-            y=alt.Y("cost_usd:Q", title=None, axis=alt.Axis(format="$,.6~g", tickCount=5)),
+            y=alt.Y("sum(cost_usd):Q", title=None, axis=alt.Axis(format="$,.6~g", tickCount=5)),
             color=_scale(names, known=known),
             order=alt.Order("sum(cost_usd):Q", sort="descending"),
             tooltip=[
-                alt.Tooltip("day:T", title=w("chart.day"), format="%Y-%m-%d"),
+                alt.Tooltip(f"{_unit(frame)}(day):T", title=w("chart.day"), format="%Y-%m-%d"),
                 alt.Tooltip("name:N", title=w("chart.name")),
-                alt.Tooltip("cost_usd:Q", title=w("chart.spend"), format="$,.4f"),
-                alt.Tooltip("clips:Q", title=w("chart.clips"), format=",d"),
+                alt.Tooltip("sum(cost_usd):Q", title=w("chart.spend"), format="$,.4f"),
+                alt.Tooltip("sum(clips):Q", title=w("chart.clips"), format=",d"),
             ],
         )
         .properties(height=height)
@@ -63,8 +63,8 @@ def quoted_against_actual(frame: pd.DataFrame, w: Words) -> alt.LayerChart:
     long = frame.melt("day", ["quoted_usd", "cost_usd"], "kind", "usd")
     long["kind"] = long["kind"].map({"quoted_usd": w("chart.quoted"), "cost_usd": w("chart.actual")})
     base = alt.Chart(long).encode(
-        x=alt.X("day:T", title=None, axis=alt.Axis(format="%d %b", tickCount=8, grid=False)),
-        y=alt.Y("usd:Q", title=None, axis=alt.Axis(format="$,.6~g", tickCount=5)),
+        x=alt.X(f"{_unit(frame)}(day):T", title=None, axis=alt.Axis(format="%d %b", tickCount=8, grid=False)),
+        y=alt.Y("sum(usd):Q", title=None, axis=alt.Axis(format="$,.6~g", tickCount=5)),
         color=alt.Color(
             "kind:N",
             title=None,
@@ -77,12 +77,13 @@ def quoted_against_actual(frame: pd.DataFrame, w: Words) -> alt.LayerChart:
             scale=alt.Scale(domain=[w("chart.quoted"), w("chart.actual")], range=[[5, 4], [1, 0]]),
         ),
         tooltip=[
-            alt.Tooltip("day:T", title=w("chart.day"), format="%Y-%m-%d"),
+            alt.Tooltip(f"{_unit(frame)}(day):T", title=w("chart.day"), format="%Y-%m-%d"),
             alt.Tooltip("kind:N", title=w("chart.name")),
-            alt.Tooltip("usd:Q", title=w("chart.spend"), format="$,.4f"),
+            alt.Tooltip("sum(usd):Q", title=w("chart.spend"), format="$,.4f"),
         ],
     )
-    return (base.mark_line(strokeWidth=2) + base.mark_point(size=34, filled=True, opacity=1)).properties(height=HEIGHT)
+    points = base.mark_point(size=34, filled=True, opacity=1)
+    return (base.mark_line(strokeWidth=2) + points).properties(height=HEIGHT)
 
 
 def latency(frame: pd.DataFrame, w: Words) -> alt.LayerChart:
@@ -153,15 +154,15 @@ def busy(frame: pd.DataFrame, w: Words) -> alt.Chart:
         alt.Chart(frame)
         .mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=34))
         .encode(
-            x=alt.X("day:T", title=None, axis=alt.Axis(format="%d %b", tickCount=8, grid=False)),
-            y=alt.Y("share:Q", title=None, axis=alt.Axis(format="~%", tickCount=5)),
+            x=alt.X(f"{_unit(frame)}(day):T", title=None, axis=alt.Axis(format="%d %b", tickCount=8, grid=False)),
+            y=alt.Y("mean(share):Q", title=None, axis=alt.Axis(format="~%", tickCount=5)),
             color=_scale(sorted(set(frame["backend"])), "backend"),
             tooltip=[
-                alt.Tooltip("day:T", title=w("chart.day"), format="%Y-%m-%d"),
+                alt.Tooltip(f"{_unit(frame)}(day):T", title=w("chart.day"), format="%Y-%m-%d"),
                 alt.Tooltip("backend:N", title=w("chart.backend")),
-                alt.Tooltip("busy_h:Q", title=w("chart.busy_hours"), format=",.2f"),
-                alt.Tooltip("lanes:Q", title=w("chart.lanes"), format=",d"),
-                alt.Tooltip("share:Q", title=w("chart.share"), format=".1%"),
+                alt.Tooltip("sum(busy_h):Q", title=w("chart.busy_hours"), format=",.2f"),
+                alt.Tooltip("max(lanes):Q", title=w("chart.lanes"), format=",d"),
+                alt.Tooltip("mean(share):Q", title=w("chart.share"), format=".1%"),
             ],
         )
         .properties(height=HEIGHT)
@@ -236,6 +237,12 @@ def _time_unit(longest_s: float) -> tuple[str, float]:
     if longest_s < 300:
         return "s", 1.0
     return ("min", 60.0) if longest_s < 3 * 3600 else ("h", 3600.0)
+
+
+def _unit(frame: pd.DataFrame) -> str:
+    """Days, or weeks where days would be too thin to see."""
+    days = pd.to_datetime(frame["day"])
+    return "yearweek" if len(days) and (days.max() - days.min()).days > MOST_DAYS else "yearmonthdate"
 
 
 def _days(frame: pd.DataFrame, since: date | None) -> alt.Scale:

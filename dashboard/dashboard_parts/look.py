@@ -45,7 +45,7 @@ STYLE = """
 /* A part that refreshes itself every two seconds must not fade while it does. */
 [data-stale="true"] {opacity: 1 !important; transition: none !important;}
 .hv-num {font-variant-numeric: tabular-nums;}
-.hv-stats {display: grid; grid-template-columns: repeat(auto-fit, minmax(165px, 1fr)); gap: .9rem;}
+.hv-stats {display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: .9rem;}
 .hv-stat {border: 1px solid rgba(124,133,155,.3); border-radius: .6rem; padding: .8rem 1rem .75rem;}
 .hv-plain {grid-template-columns: repeat(auto-fit, minmax(105px, 1fr));}
 .hv-plain .hv-stat {border: none; padding: .1rem 0;}
@@ -69,8 +69,9 @@ STYLE = """
 .hv-facts {margin: 0; padding: 0; display: grid; grid-template-columns: minmax(7rem, max-content) 1fr;
   gap: .3rem 1.1rem; font-size: .92rem;}
 .hv-facts > span {opacity: .75;} .hv-facts > b {font-weight: 400; overflow-wrap: anywhere;}
-.hv-blank {text-align: center; padding: 2.2rem 1rem 1.4rem; max-width: 34rem; margin: 0 auto;}
-.hv-blank .hv-glyph {font-size: 2.6rem; line-height: 1; opacity: .8;}
+.hv-blank {text-align: center; padding: 0 1rem 1.4rem; max-width: 34rem; margin: 0 auto;}
+[class*="st-key-hv_glyph"] p, [class*="st-key-hv_glyph"] [data-testid="stIconMaterial"] {font-size: 2.8rem !important;
+  line-height: 1; opacity: .75; margin: 1.4rem 0 0;}
 .hv-blank h3 {margin: .5rem 0 .2rem; padding: 0;} .hv-blank p {opacity: .8; margin: 0;}
 .hv-terms {display: grid; grid-template-columns: 6.5rem 1fr 5.2rem; gap: .28rem .7rem; align-items: center;
   font-size: .85rem; margin-top: .4rem;}

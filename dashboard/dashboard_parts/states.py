@@ -20,7 +20,13 @@ from hybrid_video.redaction import redact
 P = ParamSpec("P")
 log = logging.getLogger("hybrid_video.dashboard")
 
-GLYPHS = {"nothing": "🎬", "locked": "🔒", "unconfigured": "🧩", "no_rows": "🔍", "failed": "⚠️"}
+GLYPHS = {
+    "nothing": ":material/movie:",
+    "locked": ":material/lock_clock:",
+    "unconfigured": ":material/extension:",
+    "no_rows": ":material/search_off:",
+    "failed": ":material/report:",
+}
 
 
 def blank(kind: str, title: str, text: str, *, action: tuple[str, str, str] | None = None) -> None:
@@ -30,10 +36,9 @@ def blank(kind: str, title: str, text: str, *, action: tuple[str, str, str] | No
         action: page file, label and icon of what to do next.
     """
     with st.container(border=True, key=f"hv_state_{kind}"):
-        markup(
-            f'<div class="hv-blank" role="status"><div class="hv-glyph" aria-hidden="true">{GLYPHS[kind]}</div>'
-            f"<h3>{escape(title)}</h3><p>{_code(text)}</p></div>"
-        )
+        with st.container(horizontal_alignment="center", key=f"hv_glyph_{kind}"):
+            st.markdown(GLYPHS[kind], width="content")
+        markup(f'<div class="hv-blank" role="status"><h3>{escape(title)}</h3><p>{_code(text)}</p></div>')
         if action is not None:
             page, label, icon = action
             with st.container(horizontal=True, horizontal_alignment="center"):
