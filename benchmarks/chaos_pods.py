@@ -3,9 +3,10 @@
     python benchmarks/chaos_pods.py --kills 500 [--seed N]        # about a quarter of an hour
 
 The controller runs in a process of its own against a RunPod emulator in this one. It is killed (SIGKILL) at a random
-moment, when a call reaches RunPod, or at a commit of the ledger; answers are lost, refused and delayed; sometimes
-nobody comes back before the leases have run out. After every round the ledger must know each pod that ever existed,
-hold no reservation and come to RunPod's bill, and pods of others must be as they were.
+moment, when a call reaches RunPod, or at a commit of the ledger; answers are lost, refused and delayed; sometimes a
+second controller works beside it, and sometimes nobody comes back before the leases have run out. After every round the
+ledger must know each pod that ever existed, hold no reservation and come to RunPod's bill, and pods of others must be
+as they were.
 """
 
 from __future__ import annotations
@@ -56,8 +57,10 @@ MAX_PODS = 3
 GPU = "NVIDIA GeForce RTX 4090"
 READY_TIMEOUT_S = 120.0
 CONTROLLER_S = 3.0
+RIVAL_S = 1.5
 KILLS_PER_ROUND = 10
 LONG_PAUSE_SHARE = 0.15
+RIVAL_SHARE = 0.2
 FOREIGN = ("my-training-pod", "hybrid-video-ffffffff-abcdefghij", "hybrid-video-lab")
 CALLS = ("create", "create", "create", "list", "get", "delete", "lease", "submit")
 NANO_TOLERANCE = Decimal("0.000001")
@@ -89,6 +92,7 @@ class Tally:
     kills: int = 0
     kills_by_kind: dict[str, int] = field(default_factory=dict)
     controllers: int = 0
+    rivals: int = 0
     rounds: int = 0
     pods: int = 0
     lost_creates: int = 0
@@ -231,8 +235,9 @@ class Nursery:
 class Chaos:
     """One home, one provider, and the controllers that die on it."""
 
-    def __init__(self, tally: Tally, provider: Provider, nursery: Nursery, folder: Path) -> None:
-        self._tally, self._provider, self._nursery, self._folder = tally, provider, nursery, folder
+    def __init__(self, tally: Tally, provider: Provider, nurseries: tuple[Nursery, Nursery], folder: Path) -> None:
+        self._tally, self._provider, self._folder = tally, provider, folder
+        self._nursery, self._second = nurseries
         self._rng = random.Random(tally.seed)
         self._home = folder / "home"
         self.settings = Settings(
@@ -299,6 +304,10 @@ class Chaos:
             "crash": crash,
             "log": str(self._folder / "controllers.log"),
         }
+        rival = rng.random() < RIVAL_SHARE  # another controller on the same ledger, which lives on
+        if rival:
+            self._second.start({**request, "seed": rng.randrange(10**9), "crash": None, "seconds": RIVAL_S})
+            tally.rivals += 1
         pid = self._nursery.start(request)
         over = threading.Event()
 
@@ -311,13 +320,19 @@ class Chaos:
         self._provider.faults.listener = self._listener(rng, kill if kind == "wire" else None)
         code = self._nursery.wait()
         over.set()
+        if rival:
+            self._check(self._second.wait())
         tally.controllers += 1
         if code == -signal.SIGKILL:
             tally.kills += 1
             tally.kills_by_kind[kind] = tally.kills_by_kind.get(kind, 0) + 1
-        elif code != 0:
+        else:
+            self._check(code)
+
+    def _check(self, code: int) -> None:
+        if code != 0:
             tail = (self._folder / "controllers.log").read_text(encoding="utf-8")[-1500:]
-            tally.findings.append(f"a controller ended with {code}: {tail}")
+            self._tally.findings.append(f"a controller ended with {code}: {tail}")
 
     def _listener(self, rng: random.Random, kill: Any) -> Any:
         """Hears every call before the provider does anything about it: counts pods, and kills at the n-th of a kind."""
@@ -411,8 +426,8 @@ def run(tally: Tally, kills: int, *, keep: Path | None = None, tell: bool = Fals
     folder = keep or Path(tempfile.mkdtemp(prefix="hybrid-video-chaos-pods-"))
     began = time.monotonic()
     with Provider() as provider:
-        nursery = Nursery(folder)
-        chaos = Chaos(tally, provider, nursery, folder)
+        nurseries = Nursery(folder), Nursery(folder)
+        chaos = Chaos(tally, provider, nurseries, folder)
         try:
             while tally.kills < kills and tally.clean:
                 chaos.round(min(KILLS_PER_ROUND, kills - tally.kills))
@@ -421,7 +436,8 @@ def run(tally: Tally, kills: int, *, keep: Path | None = None, tell: bool = Fals
                     print(f"{tally.kills} kills, {tally.pods} pods, {tally.elapsed_s:.0f} s", file=sys.stderr)
         finally:
             chaos.ledger.close()
-            nursery.close()
+            for nursery in nurseries:
+                nursery.close()
     if keep is None and tally.clean:
         shutil.rmtree(folder, ignore_errors=True)
     elif not tally.clean:
