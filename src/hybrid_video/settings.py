@@ -202,6 +202,11 @@ class PodPoolSettings(_Group):
     )
     network_volume_id: str = Field("", description="Network volume with the models; ties pods to its data centre.")
     disk_gb: int = Field(40, ge=1, le=2000, description="Container disk of a pod in GB.")
+    min_cuda_version: str = Field(
+        "12.8",
+        pattern=r"^(\d+\.\d+)?$",
+        description="Oldest CUDA that a pod's host must offer, for the image in docker/comfyui-pod; empty: any.",
+    )
     max_pods: int = Field(5, ge=0, le=100, description="Most pods open at once, starting ones included; 0: never any.")
     max_price_usd_per_h: Decimal = Field(
         Decimal("1.50"), gt=0, le=100, description="Dearest pod that may be opened, US dollars per hour."
