@@ -18,6 +18,8 @@ import typer.main
 
 from hybrid_video.cli import app
 from hybrid_video.cli.install import Verb
+from hybrid_video.errors import ConfigurationError
+from hybrid_video.installer import InstallOptions
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ROOT / "installers"
@@ -78,6 +80,46 @@ def test_both_scripts_and_the_command_have_the_same_options() -> None:
     usage = BASH.read_text(encoding="utf-8").split("<<'TEXT'")[1].split("\nTEXT")[0]
     assert set(re.findall(r"^  (--[a-z-]+)", usage, re.MULTILINE)) == wanted
     assert {f"--{kebab(name)}" for name in powershell_parameters() - {"Verb"}} == wanted
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "field", "seen"),
+    [
+        ("dir", "/srv/comfy", "folder", Path("/srv/comfy")),
+        ("bundle", "minimal,svd", "bundles", ("minimal", "svd")),
+        ("source", "/srv/copy.git", "source", "/srv/copy.git"),
+        ("ref", "latest", "ref", "latest"),
+        ("engine", "git", "engine", "git"),
+        ("torch", "cu128", "torch", "cu128"),
+        ("torch-index", "https://x/simple", "torch_index", "https://x/simple"),
+        ("python", "3.12", "python", "3.12"),
+        ("port", "9000", "port", 9000),
+        ("service", "none", "service", "none"),
+        ("manifest", "/srv/m.toml", "manifest", Path("/srv/m.toml")),
+        ("mirror", "/usb,https://x", "mirrors", ("/usb", "https://x")),
+        ("comfyui-arg", "--lowvram", "extra_args", ("--lowvram",)),
+        ("min-free-gb", "7", "min_free_gb", 7.0),
+    ],
+)
+def test_every_option_is_also_a_variable(
+    option: str, value: str, field: str, seen: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On every system alike, because only the command reads them; an option goes before its variable."""
+    assert f"--{option}" in command_options()
+    default = getattr(InstallOptions(), field)
+    monkeypatch.setenv(f"HYBRID_VIDEO_INSTALL_{option.replace('-', '_').upper()}", value)
+    assert getattr(InstallOptions.of({}), field) == seen
+    assert field in InstallOptions.of({}).model_fields_set
+    if default:
+        assert getattr(InstallOptions.of({field: default}), field) == default
+
+
+def test_a_password_in_an_address_is_refused_because_options_are_stored() -> None:
+    """And it is not repeated in the message."""
+    for field in ("source", "torch_index", "mirrors"):
+        with pytest.raises(ConfigurationError, match="holds a password") as caught:
+            InstallOptions.of({field: "https://me:hunter22@example.org/x"})
+        assert "hunter22" not in caught.value.message
 
 
 def test_both_scripts_and_the_command_have_the_same_verbs() -> None:

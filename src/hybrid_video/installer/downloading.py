@@ -29,6 +29,8 @@ from hybrid_video.installer.options import Token
 from hybrid_video.redaction import redact
 
 CHUNK_BYTES = 1 << 20
+LARGE_BYTES = 1 << 30
+"""Hashing more than this takes a while, so it is said."""
 TRIES = 6
 """Attempts in a row that may bring no byte; one that brings some starts the count again."""
 PAUSE_S = 1.0
@@ -315,6 +317,8 @@ class Downloader:
     def _hash(self, path: Path, file: ModelSource, on_progress: OnProgress) -> str:
         """SHA-256 of the whole file."""
         digest = hashlib.sha256()
+        if file.bytes > LARGE_BYTES:
+            self._on_notice(f"{file.name}: checking its SHA-256")
         with path.open("rb") as reading:
             while chunk := reading.read(CHUNK_BYTES * 4):
                 self._stop_if_cancelled()

@@ -9,13 +9,15 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import AliasChoices, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from hybrid_video import redaction
 from hybrid_video.errors import ConfigurationError
 from hybrid_video.models import Model
+from hybrid_video.redaction import redact
 from hybrid_video.settings import settings_file
 
 COMFYUI_SOURCE = "https://github.com/Comfy-Org/ComfyUI.git"
@@ -39,6 +41,11 @@ def _comma_separated(value: Any) -> Any:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
+def _variable(option: str) -> AliasChoices:
+    """The environment variable of a field that is not called as its option is."""
+    return AliasChoices(f"HYBRID_VIDEO_INSTALL_{option}")
+
+
 class InstallOptions(BaseSettings):
     """One installation. Fields not given are read from `HYBRID_VIDEO_INSTALL_*`, then take their default."""
 
@@ -46,8 +53,12 @@ class InstallOptions(BaseSettings):
         env_prefix="HYBRID_VIDEO_INSTALL_", extra="forbid", frozen=True, populate_by_name=True, env_ignore_empty=True
     )
 
-    folder: Path = Field(default_factory=default_folder, description="Folder of the installation.")
-    bundles: Annotated[tuple[str, ...], NoDecode] = Field((), description="Model bundles, comma-separated.")
+    folder: Path = Field(
+        default_factory=default_folder, validation_alias=_variable("DIR"), description="Folder of the installation."
+    )
+    bundles: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), validation_alias=_variable("BUNDLE"), description="Model bundles, comma-separated."
+    )
     source: str = Field(COMFYUI_SOURCE, description="Git repository of ComfyUI: an address or a folder.")
     ref: str = Field(COMFYUI_REF, description="Tag, branch or commit; latest: the newest release.")
     engine: Engine = Field("auto", description="Who fetches ComfyUI: git and uv (auto), or comfy-cli.")
@@ -58,10 +69,14 @@ class InstallOptions(BaseSettings):
     service: ServiceChoice = Field("auto", description="How ComfyUI is kept running.")
     manifest: Path | None = Field(None, description="TOML file with further model bundles.")
     mirrors: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="Addresses or folders that are asked for models first, comma-separated."
+        (),
+        validation_alias=AliasChoices("HYBRID_VIDEO_INSTALL_MIRROR", "HYBRID_VIDEO_MODEL_MIRRORS"),
+        description="Addresses or folders that are asked for models first, comma-separated.",
     )
     extra_args: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="Further arguments for ComfyUI, comma-separated, for example --lowvram."
+        (),
+        validation_alias=_variable("COMFYUI_ARG"),
+        description="Further arguments for ComfyUI, comma-separated, for example --lowvram.",
     )
     min_free_gb: float = Field(2.0, ge=0, description="Disk space that must be left over.")
 
@@ -71,6 +86,17 @@ class InstallOptions(BaseSettings):
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         return value.expanduser().absolute() if value else value
+
+    @field_validator("source", "torch_index", "mirrors")
+    @classmethod
+    def _without_password(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        for address in (value,) if isinstance(value, str) else value:
+            if urlsplit(address).password:
+                raise ValueError(
+                    "holds a password, which would be stored; leave it out of the address (git has credential helpers, "
+                    "uv and pip read ~/.netrc)"
+                )
+        return value
 
     @field_validator("extra_args")
     @classmethod
@@ -90,10 +116,7 @@ class InstallOptions(BaseSettings):
         Raises:
             ConfigurationError: one sentence for each value that is wrong.
         """
-        mirrors = os.environ.get("HYBRID_VIDEO_MODEL_MIRRORS", "")
         given = {name: value for name, value in values.items() if value is not None and value != []}
-        if mirrors and "mirrors" not in given:
-            given["mirrors"] = mirrors
         try:
             return cls(**given)
         except ValidationError as error:
@@ -113,9 +136,12 @@ def _sentences(error: ValidationError) -> list[str]:
     lines = []
     for problem in error.errors(include_url=False):
         name = str(problem["loc"][0]) if problem["loc"] else ""
+        alias = InstallOptions.model_fields[name].validation_alias if name in InstallOptions.model_fields else None
+        variable = str(alias.choices[0]) if isinstance(alias, AliasChoices) else name.upper()
+        word = variable.removeprefix("HYBRID_VIDEO_INSTALL_")
+        option = f"--{word.lower().replace('_', '-')} (or HYBRID_VIDEO_INSTALL_{word})"
         reason = problem["msg"].removeprefix("Value error, ")
-        option = f"--{name.replace('_', '-')} (or HYBRID_VIDEO_INSTALL_{name.upper()})"
-        lines.append(f"{option} is {problem['input']!r}: {reason[0].lower()}{reason[1:]}.")
+        lines.append(f"{option} is {redact(problem['input'])!r}: {reason[0].lower()}{reason[1:]}.")
     return lines
 
 

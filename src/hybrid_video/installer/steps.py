@@ -313,9 +313,10 @@ def _service(work: Work) -> str:
     work.restarted = True
     try:
         version = asyncio.run(
-            wait_for_answer(work.options.url, timeout_s=START_TIMEOUT_S, alive=lambda: _lives(service))
+            wait_for_answer(work.options.url, timeout_s=START_TIMEOUT_S, alive=lambda: _lives(work, service))
         )
     except BackendError as error:
+        work.runner.check_cancelled()
         raise ConfigurationError(
             f"ComfyUI was started but does not answer: {error.message}. The end of its log:\n{log_tail(work)}"
         ) from None
@@ -323,8 +324,10 @@ def _service(work: Work) -> str:
     return f"ComfyUI {version} answers at {work.options.url}"
 
 
-def _lives(service: Service) -> bool:
-    """Whether it may still come up: a ComfyUI that died twice while starting will die again."""
+def _lives(work: Work, service: Service) -> bool:
+    """Whether to wait on: a ComfyUI that died twice while starting will die again."""
+    if work.journal.cancel_requested:
+        return False
     return service.running() and (not isinstance(service, BackgroundService) or service.deaths() < 2)
 
 
