@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from hybrid_video.autoscaler import ScaleDecision
 from hybrid_video.errors import ConfigurationError, FailureKind, LimitError, TransientError
 from hybrid_video.ledger import LaneBusyError, Ledger, Owner
 from hybrid_video.models import AttemptState, WorkOrder, utc_now
@@ -148,6 +149,30 @@ async def test_a_refusal_is_not_asked_for_again_every_five_seconds(
         await rig.scaling.round()
     assert len(rig.pool.calls) == asked
     assert bool(rig.scaling.stopped) is stopped
+
+
+async def test_pods_that_runs_leave_idle_are_not_opened_again_at_once(rig: Rig) -> None:
+    """Two judgements of what waiting is worth may differ; they must not open and close pods in turn for ever."""
+    long_ago = utc_now() - timedelta(seconds=4000)
+    for _ in range(2):
+        ready_pod(rig.pool.store, at=long_ago)
+    rig.wants(60)
+    rig.scaling._decide = _closing_everything(rig)  # type: ignore[method-assign]
+    done = await rig.scaling.round()
+    assert done is not None
+    assert len(done.closed) == 2
+    del rig.scaling._decide
+    assert await rig.scaling.round() is None
+    assert "open" not in rig.pool.calls
+
+
+def _closing_everything(rig: Rig) -> Any:
+    def decide() -> Any:
+        pods = rig.pool.store.alive()
+        close = tuple(pod.name for pod in pods)
+        return rig.demands.live(), pods, ScaleDecision(close=close, reason="idle, though jobs wait")
+
+    return decide
 
 
 async def test_at_the_end_of_the_watcher_idle_pods_go_and_busy_ones_stay(rig: Rig) -> None:

@@ -40,6 +40,9 @@ LIMIT_PAUSE_S = 60.0
 CONFIGURATION_PAUSE_S = 600.0
 """After a refusal nothing is asked for so long: of a place without pods, of a budget, of an account or key."""
 
+UNUSED_PAUSE_S = 600.0
+"""Runs that leave open pods idle (their own goal says that cheaper lanes suffice) get no new ones for so long."""
+
 REMEMBERED = 30
 PRICES_KEPT_S = 600.0
 
@@ -101,6 +104,10 @@ class Scaling:
             log.debug("scaling: %s", decision.reason)
         self.decision = decision
         closed = [name for name in decision.close if await self._close(name, pods, decision.reason)]
+        unused: bool = bool(closed) and await asyncio.to_thread(self._went_unused, closed, pods, demands)
+        if unused:
+            self._paused_until_s = max(self._paused_until_s, time.monotonic() + UNUSED_PAUSE_S / self._scale)
+            log.warning("pods were closed unused though jobs waited; none is opened for %.0f s", UNUSED_PAUSE_S)
         await self._drain(decision.drain, pods, decision.reason)
         opened, failed = await self._open(decision, demands)
         if not (opened or closed or failed):
@@ -116,6 +123,13 @@ class Scaling:
             f"; could not open more: {failed}" if failed else "",
         )
         return done
+
+    def _went_unused(self, closed: Sequence[str], pods: Sequence[PodRecord], demands: Sequence[BatchDemand]) -> bool:
+        """Whether runs had work for pods and gave these none: opening more of them would only burn money."""
+        ready = [pod for pod in pods if pod.name in closed and pod.ready_at is not None]
+        if not ready or not any(demand.podable_jobs for demand in demands):
+            return False
+        return not picture.last_ends(self._ledger, ready)
 
     def _decide(self) -> tuple[Sequence[BatchDemand], Sequence[PodRecord], ScaleDecision]:
         if not self._recalled:
