@@ -1,8 +1,9 @@
 """System-wide preferences and limits that were changed at run time, kept in the ledger above the environment's.
 
 Each field stands for itself: what was never changed, or was reset, is the environment's. Every run, quote and plan
-asks for `applied` settings when it begins, so a change holds from the next batch on, whoever starts it. Knows nothing
-of levels below: batches and jobs still override wishes and only tighten limits.
+asks for `applied` settings when it begins, so a change holds from the next batch on, whoever starts it; a running batch
+asks for the limits again before each attempt. Knows nothing of levels below: batches and jobs still override wishes and
+only tighten limits.
 """
 
 from __future__ import annotations
@@ -144,18 +145,20 @@ def reset(ledger: Ledger) -> Stored:
 
 
 def applied(settings: Settings, ledger: Ledger) -> Settings:
-    """The settings with what is stored above the environment's; the same object where nothing is.
+    """The settings with what is stored now above the environment's; the same object where nothing is.
 
-    A stored set that no longer makes sense beside the environment is left out rather than ending every run.
+    Settings that were returned from here before can be given again, and follow what was changed since. A stored set
+    that no longer makes sense beside the environment is left out rather than ending every run.
     """
+    base = settings.base or settings
     stored = load(ledger)
     if not stored.changed:
-        return settings
+        return base
     values = stored.routing.model_dump(exclude_none=True) | stored.pods.model_dump(exclude_none=True)
     try:
-        return _merged(settings, values)
+        return _merged(base, values)
     except InputError:
-        return settings
+        return base
 
 
 def effective(settings: Settings) -> Settings:

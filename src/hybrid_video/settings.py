@@ -520,11 +520,15 @@ class Settings:
         self.dashboard = dashboard or DashboardSettings()
         self.api = api or ApiSettings()
         self.log = log or LogSettings()
+        self.base: Settings | None = None
+        """What these were before stored preferences were put above them; None where they are the environment's own."""
 
     def with_groups(self, *, routing: RoutingSettings, pods: PodPoolSettings) -> Settings:
-        """The same settings with these two groups instead of their own."""
+        """The same settings with these two groups instead of their own; `base` remembers what they were."""
         groups = {name: getattr(self, name) for name in _NAMES}
-        return Settings(**{**groups, "routing": routing, "pods": pods})
+        made = Settings(**{**groups, "routing": routing, "pods": pods})
+        made.base = self
+        return made
 
     @classmethod
     def load(cls) -> Settings:

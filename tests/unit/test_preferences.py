@@ -10,11 +10,14 @@ import pytest
 from hybrid_video import preferences
 from hybrid_video.engine.fleet import Fleet
 from hybrid_video.engine.prepare import prepare
+from hybrid_video.engine.run import BatchRun
 from hybrid_video.engine.selection import SelectionRequest, decide
+from hybrid_video.engine.session import batch_run, opened
 from hybrid_video.errors import InputError
-from hybrid_video.ledger import Ledger
-from hybrid_video.models import Batch, Tier
-from hybrid_video.settings import Settings
+from hybrid_video.history import History
+from hybrid_video.ledger import Ledger, Owner
+from hybrid_video.models import Batch, JobHandle, Tier, WorkOrder
+from hybrid_video.settings import RoutingSettings, Settings, StorageSettings
 from tests.unit.engine_rig import ScriptedBackend, small
 
 
@@ -106,3 +109,54 @@ def test_a_value_that_a_newer_version_stored_is_left_out(ledger: Ledger) -> None
     with ledger.writing() as connection:
         connection.exec_driver_sql("update preferences set document = '\"moon\"'")
     assert preferences.applied(settings, ledger) is settings
+
+
+def test_settings_follow_later_changes(ledger: Ledger) -> None:
+    """What was applied once can be applied again: a change and a reset are both seen."""
+    settings = Settings.load()
+    preferences.change(ledger, settings, {"daily_budget_usd": "3"})
+    first = preferences.applied(settings, ledger)
+    preferences.change(ledger, settings, {"daily_budget_usd": "2"})
+    second = preferences.applied(first, ledger)
+    assert (first.routing.daily_budget_usd, second.routing.daily_budget_usd) == (Decimal(3), Decimal(2))
+    preferences.reset(ledger)
+    assert preferences.applied(second, ledger) is settings
+
+
+async def test_a_limit_that_is_lowered_holds_for_a_batch_that_is_running(tmp_path: Path) -> None:
+    """The engine asks before each attempt: after the second clip of four the day's budget is full."""
+    settings = Settings(
+        routing=RoutingSettings(retry_base_s=0.01, backend_patience_s=0.2), storage=StorageSettings(home=tmp_path)
+    )
+    ledger, owner = Ledger.open(settings.storage.ledger_path), Owner(tmp_path)
+
+    class Changing(ScriptedBackend):
+        async def submit(self, order: WorkOrder) -> JobHandle:
+            if len(self.sent) == 1:
+                preferences.change(ledger, settings, {"daily_budget_usd": "0.20"})
+            return await super().submit(order)
+
+    fleet = Fleet({"gemini": Changing("gemini", usd="0.10")})
+    batch = Batch(name="film", jobs=tuple(small(f"shot-{number}") for number in range(4)))
+    prepared = await prepare(batch, base_dir=tmp_path, out_dir=tmp_path / "out", settings=settings, fleet=fleet)
+    history = History(settings.storage.history_path)
+    report = await BatchRun(prepared, settings=settings, ledger=ledger, history=history, owner=owner).run()
+    assert (report.completed, report.cost_usd) == (2, Decimal("0.20"))
+    assert {line.kind for line in report.errors} == {"limit"}
+    assert "daily budget" in report.errors[0].message
+    await fleet.close()
+    owner.close()
+    ledger.close()
+
+
+async def test_every_run_uses_what_is_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The way that the command line and the flow go, from the ledger to the first refusal."""
+    monkeypatch.setenv("GEMINI_API_KEY", "a-key-that-is-never-used")
+    monkeypatch.setenv("HYBRID_VIDEO_GEMINI_URL", "http://127.0.0.1:9")
+    settings = Settings.load()
+    with opened(settings) as (ledger, _history):
+        preferences.change(ledger, settings, {"max_cost_per_job_usd": "0"})
+    with pytest.raises(InputError, match=r"over the limit of \$0"):
+        shot = small(width=1280, height=720, duration_s=3)
+        async with batch_run(Batch(name="film", jobs=(shot,)), settings=settings, base_dir=tmp_path):
+            pass

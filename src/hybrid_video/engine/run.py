@@ -46,6 +46,7 @@ from hybrid_video.history import History
 from hybrid_video.ledger import CANCELLED_MESSAGE, Caps, JobCancelledError, JobTakenError, LaneBusyError, Ledger, Owner
 from hybrid_video.ledger.lanes import POD_PREFIX
 from hybrid_video.models import Attempt, JobState, JobStatus, Quote, Refusal, Tier, WorkOrder, utc_now
+from hybrid_video.preferences import applied
 from hybrid_video.pricing.timings import ServiceTimes
 from hybrid_video.settings import Settings
 from hybrid_video.watcher.demand_store import DemandStore
@@ -523,9 +524,10 @@ class BatchRun:
         await self._learn(order)
 
     def _caps(self, progress: JobProgress, tier: Tier) -> Caps:
-        routing = self._settings.routing
+        routing = applied(self._settings, self._ledger).routing  # limits changed meanwhile hold for the next attempt
+        caps = [cap for cap in (self._job_cap(progress), routing.max_cost_per_job_usd) if cap is not None]
         return Caps(
-            job_usd=self._job_cap(progress),
+            job_usd=min(caps, default=None),
             batch_usd=self._batch.budget_usd,
             day_usd=routing.daily_budget_usd,
             month_usd=routing.monthly_budget_usd,
