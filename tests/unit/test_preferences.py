@@ -156,7 +156,7 @@ async def test_every_run_uses_what_is_stored(tmp_path: Path, monkeypatch: pytest
     settings = Settings.load()
     with opened(settings) as (ledger, _history):
         preferences.change(ledger, settings, {"max_cost_per_job_usd": "0"})
+    shot = small(width=1280, height=720, duration_s=3)
     with pytest.raises(InputError, match=r"over the limit of \$0"):
-        shot = small(width=1280, height=720, duration_s=3)
         async with batch_run(Batch(name="film", jobs=(shot,)), settings=settings, base_dir=tmp_path):
             pass
