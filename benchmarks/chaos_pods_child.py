@@ -151,6 +151,9 @@ async def control(seed: int, seconds: float) -> None:
         except HybridVideoError as error:
             print(f"{type(error).__name__}: {error}", file=sys.stderr)
         await asyncio.sleep(rng.uniform(0.0, 0.05))
+        for task in [task for task in opening if task.done()]:
+            task.result()  # anything but an error of ours ends the controller, and is a finding
+            opening.remove(task)
 
 
 async def _open(pool: PodPool, rng: random.Random) -> None:
