@@ -155,10 +155,11 @@ def pod(
     *options: str,
     command: tuple[str, ...] | None = None,
     wait: bool = True,
+    gate_port: int | None = None,
     **environment: str,
 ) -> Iterator[Pod]:
     """The keeper as the image starts it; `environment` comes on top of what the pool and RunPod set."""
-    gate_port, comfyui_port = free_port(), free_port()
+    gate_port, comfyui_port = gate_port or free_port(), free_port()
     (folder / "run").mkdir(parents=True, exist_ok=True)
     where = ("--run-dir", str(folder / "run"), "--state-dir", str(folder / "state"))
     ports = ("--gate-host", "127.0.0.1", "--gate-port", str(gate_port), "--comfyui-port", str(comfyui_port))
