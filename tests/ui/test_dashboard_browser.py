@@ -11,11 +11,13 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
+import pandas as pd
 import pytest
 from ui_rig import ROOT, World, find_chromium
 
@@ -165,6 +167,11 @@ def test_a_batch_goes_from_the_form_to_a_playing_clip(page: Any, served: Served,
     page.get_by_text("3 / 3", exact=True).wait_for()
     page.get_by_role("button", name="Play").first.wait_for()
     keep(page, "2-finished")
+    with page.expect_download() as fetched:
+        page.get_by_role("button", name="All clips (ZIP)").click()
+    with zipfile.ZipFile(fetched.value.path()) as archive:
+        assert len(archive.namelist()) == 3
+        assert archive.testzip() is None
     page.get_by_role("button", name="Play").first.click()
     video = page.locator("video").first
     video.wait_for()
@@ -179,6 +186,12 @@ def test_a_batch_goes_from_the_form_to_a_playing_clip(page: Any, served: Served,
     assert card.inner_text() == str(view.batch.jobs.done)
     page.locator("[data-testid='stVegaLiteChart'] canvas, [data-testid='stVegaLiteChart'] svg").first.wait_for()
     keep(page, "4-overview")
+    page.goto(f"{served.url}/analytics?by=backend")
+    with page.expect_download() as fetched:
+        page.get_by_role("button", name="Parquet").click()
+    exported = pd.read_parquet(fetched.value.path())
+    assert sorted(exported["job"]) == ["shot-001", "shot-002", "shot-003"]
+    keep(page, "4-analytics")
     assert "Traceback" not in served.said()
 
 
@@ -205,6 +218,18 @@ def test_a_changed_preference_changes_the_next_decision(page: Any, served: Serve
     page.get_by_text("Decision 1").wait_for()
     page.get_by_text(card.decisions[0].reason).first.wait_for()
     keep(page, "5-decision")
+
+
+def test_a_batch_is_cancelled_after_a_question(page: Any, served: Served, world: World) -> None:
+    """What waits is cancelled once the question is answered; finished clips stay."""
+    world.batch("doomed", jobs=3)
+    world.clip("shot-0", "0.02", batch="doomed")
+    page.goto(f"{served.url}/batches?batch=doomed")
+    page.get_by_role("button", name="Cancel", exact=True).click()
+    page.get_by_role("button", name="Yes, cancel it").click()
+    page.get_by_text("2 clips cancelled, 0 were finished already.").wait_for()
+    counts = batch_view(world.ledger, "doomed").batch.jobs
+    assert (counts.done, counts.cancelled, counts.pending) == (1, 2, 0)
 
 
 def test_the_server_answers_ends_quietly_and_keeps_its_secrets(served: Served) -> None:

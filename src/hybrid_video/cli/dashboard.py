@@ -35,7 +35,7 @@ def dashboard(
     settings = Settings.load()
     command = dashboard_command(settings.dashboard, host=host, port=port)
     where = command[command.index("--server.address") + 1]
-    shown = f"[{where}]" if ":" in where else "127.0.0.1" if where == "0.0.0.0" else where  # noqa: S104 - only compared
+    shown = f"[{where}]" if ":" in where else "127.0.0.1" if where == "0.0.0.0" else where  # noqa: S104  # nosec B104 - only compared
     url = f"http://{shown}:{command[-1]}"
     child = subprocess.Popen(command, env=dashboard_environment(), stdout=2, start_new_session=os.name == "posix")
     threading.Thread(target=_announce, args=(url, child, browser), daemon=True).start()

@@ -135,7 +135,7 @@ class Analysis:
             select day, case when name in (select name from dearest) then name else '' end as name,
                    cast(coalesce(sum(clips), 0) as bigint) as clips, cast(sum(cost_usd) as double) as cost_usd
             from sums group by all order by day, name
-            """  # noqa: S608 - the column is one of ours
+            """  # noqa: S608  # nosec B608 - the column is one of ours
         )
 
     def spend_by(self, dimension: str) -> pd.DataFrame:
@@ -151,7 +151,7 @@ class Analysis:
                    cast(sum(cost_usd) as double) / nullif(sum(attempts) filter (where state = 'settled'), 0)
                        as usd_per_clip
             from daily where {{where}} group by name order by cost_usd desc, clips desc, name limit {MOST_BATCHES}
-            """  # noqa: S608 - the column is one of ours
+            """  # noqa: S608  # nosec B608 - the column is one of ours
         )
 
     def latency(self) -> pd.DataFrame:
@@ -210,7 +210,7 @@ class Analysis:
         """The present month's spend, from the last weeks of this selection whatever its period is."""
         where, values = replace(self._selection, since=today - timedelta(days=62), until=None).sql()
         frame = self._ask(
-            f"select day, cast(sum(cost_usd) * 1000000000 as bigint) as nano from daily where {where} group by day",  # noqa: S608
+            f"select day, cast(sum(cost_usd) * 1000000000 as bigint) as nano from daily where {where} group by day",  # noqa: S608  # nosec B608
             values,
         )
         daily = {day.date(): _dollars(nano) for day, nano in zip(frame["day"], frame["nano"], strict=True)}
@@ -225,7 +225,7 @@ class Analysis:
         options = {"csv": "format csv, header, compression gzip", "parquet": "format parquet, compression zstd"}[form]
         target = str(path).replace("'", "''")
         where, values = self._selection.sql("finished_at")
-        rows = f"select * from attempts where {where} order by finished_at desc"  # noqa: S608 - our own condition
+        rows = f"select * from attempts where {where} order by finished_at desc"  # noqa: S608  # nosec B608 - our own condition
         self._ask(f"copy ({rows}) to '{target}' ({options})", values)
 
 
@@ -233,7 +233,7 @@ def choices(ask: Question) -> dict[str, list[str]]:
     """What the filters offer: every backend and workflow, and the newest batches."""
     names = ask("select distinct backend, model from daily")
     batches = ask(
-        f"select batch from daily group by batch order by max(day) desc, batch desc limit {MOST_BATCHES * 4}"  # noqa: S608
+        f"select batch from daily group by batch order by max(day) desc, batch desc limit {MOST_BATCHES * 4}"  # noqa: S608  # nosec B608
     )
     return {
         "backend": sorted(set(names["backend"])),

@@ -42,7 +42,7 @@ FIRST = f"""
 insert into daily
 select cast(finished_at as date) as day, tier, backend, model, batch, state, error_kind, '' as away_from, {FIGURES}
 from attempts where number = 1 and {{within}} group by all
-"""  # noqa: S608 - our own text
+"""  # noqa: S608  # nosec B608 - our own text
 
 LATER = f"""
 insert into daily
@@ -54,7 +54,7 @@ select cast(a.finished_at as date) as day, a.tier, a.backend, a.model, a.batch, 
        case when b.backend <> a.backend then b.backend else '' end as away_from, {FIGURES}
 from later a left join earlier b on b.batch = a.batch and b.job = a.job and b.number = a.number - 1
 group by all
-"""  # noqa: S608 - our own text
+"""  # noqa: S608  # nosec B608 - our own text
 
 
 def ensure(connection: duckdb.DuckDBPyConnection) -> None:

@@ -108,9 +108,9 @@ class History:
                 connection.register("fresh", frame)
                 connection.execute("begin")
                 old = "select finished_at from attempts where attempt_id in (select attempt_id from fresh)"
-                days = f"select distinct cast(finished_at as date) from (select finished_at from fresh union all {old})"  # noqa: S608
+                days = f"select distinct cast(finished_at as date) from (select finished_at from fresh union all {old})"  # noqa: S608  # nosec B608
                 touched = [row[0] for row in connection.execute(days).fetchall()]
-                connection.execute(f"insert or replace into attempts ({', '.join(COLUMNS)}) select * from fresh")  # noqa: S608 - our own names
+                connection.execute(f"insert or replace into attempts ({', '.join(COLUMNS)}) select * from fresh")  # noqa: S608  # nosec B608 - our own names
                 rollup.refresh(connection, touched)
                 connection.execute("commit")
                 connection.unregister("fresh")
