@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from hybrid_video.prefect_deploy import POOLS, create_pools, deploy, set_schedul
 from hybrid_video.prefect_server import PrefectServer
 from hybrid_video.prefect_worker import PrefectWorker
 from hybrid_video.project import project_dir
+from hybrid_video.watcher.health_store import HealthStore
+from hybrid_video.watcher.lease import watching
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("prefect")]
 
@@ -88,7 +91,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("site")
     with PrefectServer(folder / "prefect") as server:
         assert create_pools(server.url) == ["local-gpu", "cloud-gpu"]
-        assert deploy(server.url, project_dir(), home=server.home) == ["cloud-gpu", "every-5-minutes", "every-hour", "local-gpu"]
+        names = deploy(server.url, project_dir(), home=server.home)
+        assert names == ["cloud-gpu", "every-5-minutes", "every-hour", "local-gpu"]
         yield Site(server, folder)
 
 
@@ -216,6 +220,29 @@ def test_reconcile_runs_as_a_deployment(site: Site) -> None:
     state = ended(site, run)
     assert state["type"] == "COMPLETED", state
     books_are_whole(site)
+
+
+@pytest.mark.usefixtures("worker")
+def test_the_watcher_runs_once_however_often_its_schedule_starts_it(site: Site) -> None:
+    """One long run watches; a second is not started beside it; cancelling the first gives the place back."""
+    deployment = call(site.server.url, "GET", "/deployments/name/watch-backends/every-5-minutes")
+    assert [(found["slug"], found["active"]) for found in deployment["schedules"]] == [("every-5-minutes", False)]
+    create = f"/deployments/{deployment['id']}/create_flow_run"
+    first: str = call(site.server.url, "POST", create, {})["id"]
+
+    def looked() -> bool:
+        with closing(Ledger.open(site.home / "ledger.sqlite3")) as ledger:
+            return watching(ledger) is not None and "comfyui" in HealthStore(ledger).latest()
+
+    until("it watches", looked, 90)
+    second: str = call(site.server.url, "POST", create, {})["id"]
+    state = ended(site, second)
+    assert state["type"] in ("CANCELLED", "COMPLETED"), state
+    assert site.state(first)["type"] == "RUNNING"
+    call(site.server.url, "POST", f"/flow_runs/{first}/set_state", {"state": {"type": "CANCELLING"}})
+    assert ended(site, first)["type"] in ("CANCELLED", "COMPLETED")
+    with closing(Ledger.open(site.home / "ledger.sqlite3")) as ledger:
+        assert watching(ledger) is None
 
 
 def test_schedules_start_switched_off_and_stay_as_the_user_left_them(site: Site) -> None:
