@@ -179,6 +179,8 @@ async def progress(client: httpx.AsyncClient) -> dict[str, int]:
 def run(*, jobs: int = 100, seconds: float = 20) -> dict[str, Any]:
     """One measurement from fresh servers to their end."""
     with tempfile.TemporaryDirectory() as made, emulators("--time-scale", "4") as servers:
+        for vendor in psutil.Process().children():
+            vendor.nice(19)  # they draw clips, and stand for machines that are elsewhere
         environment = {
             **os.environ,
             **servers,
