@@ -122,6 +122,19 @@ def test_the_providers_bill_corrects_what_was_booked(tmp_path: Path) -> None:
     assert (report.pod_billed_usd, report.pod_difference_usd) == (Decimal("0.103000001"), 0)
 
 
+def test_a_living_pods_overhead_can_be_foreseen(tmp_path: Path) -> None:
+    """As if it ended now: what no job was charged, by seconds; nothing of it is booked."""
+    studio = Studio(tmp_path)
+    studio.finish(studio.begin("shot-0"), "0.02", 100)
+    pod = studio.store.alive()[0]
+    tariff = Tariff(time_scale=3600)
+    before = tariff.cost(pod)
+    expected = accounting.expected_overhead(studio.ledger, "night", [pod], tariff)
+    assert before <= expected + Decimal("0.02") <= tariff.cost(pod)
+    assert accounting.expected_overhead(studio.ledger, "another", [pod], tariff) == 0
+    assert accounting.batch_overhead(studio.ledger, "night") == 0
+
+
 def test_jobs_whose_details_were_deleted_still_count(tmp_path: Path) -> None:
     """Pruning an old batch changes nothing about what its pod's overhead was."""
     studio = Studio(tmp_path)
