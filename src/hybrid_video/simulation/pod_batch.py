@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 
+from hybrid_video import goals
 from hybrid_video.autoscaler import LaneView, ScaleState
 from hybrid_video.demand import BatchDemand
 from hybrid_video.dispatcher import LaneState
@@ -117,11 +118,19 @@ class _Run:
             waiting_jobs=self.waiting,
             under_way_jobs=under_way,
             deadline_s=deadline,
+            guard_s=self.guard_s(lanes),
             pod_service_s=self.policy.expected_s(POD_SITE, Job("")),
             published_at=EPOCH,
         )
         pods = self.fleet.views(self.now_s)
         return ScaleState((demand,), lanes, pods, self.fleet.offer(), max_pods=self.most, tick_s=TICK_S)
+
+    def guard_s(self, lanes: Sequence[LaneView]) -> float:
+        """What the dispatcher keeps in hand, told to the autoscaler as a run tells it."""
+        if self.policy.guard_s is not None:
+            return self.policy.guard_s
+        services = [lane.service_s for lane in lanes] + [self.pod_site.service_s]
+        return goals.guard_s(services, self.policy.deadline_s)
 
     def free_s(self, slot: _Slot) -> float:
         if slot.job is None:
