@@ -398,6 +398,7 @@ def drill(name: str) -> dict[str, object]:
     }
 
 
+@pytest.mark.slow
 def test_every_rule_fires_and_clears(tmp_path: Path) -> None:
     """Run by promtool itself on made-up hours; a drill that must fail shows that it judges."""
     document = {"rule_files": [str(RULES)], "evaluation_interval": "1m", "tests": [drill(name) for name in DRILLS]}
