@@ -22,9 +22,9 @@ from tests.unit.engine_rig import ScriptedBackend, small
 
 
 @pytest.fixture
-def ledger(tmp_path: Path):
+def ledger(ledger_url: str | Path):
     """An empty ledger."""
-    ledger = Ledger.open(tmp_path / "ledger.sqlite3")
+    ledger = Ledger.open(ledger_url)
     yield ledger
     ledger.close()
 

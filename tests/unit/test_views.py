@@ -46,9 +46,9 @@ class Filled:
 
 
 @pytest.fixture
-def filled(tmp_path: Path) -> Iterator[Filled]:
-    """Empty, with its files in a temporary folder."""
-    ledger, owner = Ledger.open(tmp_path / "ledger.sqlite3"), Owner(tmp_path)
+def filled(tmp_path: Path, ledger_url: str | Path) -> Iterator[Filled]:
+    """Empty, with its files in a temporary folder; on both databases."""
+    ledger, owner = Ledger.open(ledger_url), Owner(tmp_path)
     yield Filled(ledger, owner, Settings(storage=StorageSettings(home=tmp_path)), tmp_path)
     owner.close()
     ledger.close()

@@ -187,7 +187,7 @@ def configure_cloud(changes: Mapping[str, Any]) -> Call[PodConfig]:
 
 
 def submit(batch: Batch | Mapping[str, Any], validate_only: bool) -> Call[Submitted]:
-    content = batch.model_dump_json(exclude_none=True) if isinstance(batch, Batch) else json.dumps(batch)
+    content = batch.model_dump_json(exclude_none=True) if isinstance(batch, Batch) else _plain(batch)
     wanted = _params(validate_only=validate_only)
     return Call("POST", "/api/batches", TypeAdapter(Submitted), content=content, params=wanted)
 
@@ -254,7 +254,7 @@ def _body(model: BaseModel) -> dict[str, Any]:
 
 
 def _plain(changes: Mapping[str, Any]) -> str:
-    """Changes as JSON with null kept: it resets a field."""
+    """A mapping as JSON, amounts as exact text; null is kept, because it resets a field."""
     return json.dumps(changes, default=str)
 
 
