@@ -169,6 +169,8 @@ def test_an_update_takes_the_newest_release_and_keeps_the_one_before(machine: Ri
     assert (status.version, status.previous, status.answers) == ("1.1.0", "1.0.0", True)
     assert tree(machine.folder / "data/models") == models
     assert len(list((machine.folder / "versions").iterdir())) == 2
+    again = Installation.at(machine.folder)
+    assert again.run().message.endswith("nothing had to be changed"), "an update must not make every run an update"
 
 
 def test_an_update_that_does_not_start_is_taken_back(machine: Rig) -> None:

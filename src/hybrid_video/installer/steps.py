@@ -70,7 +70,7 @@ def _check(work: Work) -> str:
         work.notice(f"there is another ComfyUI at {foreign.place}, which is left alone{advice}")
     if work.torch.warning:
         work.notice(work.torch.warning)
-    work.keep(options=work.options.stored())
+    work.keep(options=work.stored_options())
     return f"{work.machine.free_disk_gb:g} GB free, port {work.options.port}, {work.torch.reason}"
 
 
@@ -301,7 +301,7 @@ def _service(work: Work) -> str:
     if work.receipt.current and work.target and work.receipt.current.id != work.target.id:
         previous = work.receipt.current
     work.retarget(comfyui_version=code.comfyui_version(work.version.code), arguments=work.launch().command)
-    work.keep(current=work.target, previous=previous, url=work.options.url, options=work.options.stored())
+    work.keep(current=work.target, previous=previous, url=work.options.url, options=work.stored_options())
     if service is None:
         work.keep(service="none", service_files=())
         return "none wanted; start it with " + " ".join(work.launch().command)

@@ -69,6 +69,11 @@ class Work:
         """Its Python environment."""
         return Environment(self.version, self.runner, self.uv)
 
+    def stored_options(self) -> dict[str, Any]:
+        """The options for the receipt; `latest` as what it was, so that a later run does not update by itself."""
+        stored = self.options.stored()
+        return {**stored, "ref": self.target.ref} if self.options.ref == "latest" and self.target else stored
+
     def notice(self, text: str) -> None:
         """Tells the user something that stops nothing."""
         self.journal.notice(self.step, text)
