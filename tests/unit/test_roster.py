@@ -125,7 +125,17 @@ async def test_without_a_watcher_pods_are_not_waited_for(rig: Rig, tmp_path: Pat
     assert "runpod-pod" not in rig.fleet.down
     lease.renew({"pods_stopped": "the balance is too low; top up the account"})
     await rig.roster.look()
-    assert rig.fleet.down["runpod-pod"] == "the balance is too low; top up the account"
+    refusal = rig.fleet.unavailable("runpod-pod", "m")
+    assert refusal is not None
+    assert (refusal.code, refusal.reason) == (
+        "health",
+        "no pod can be opened: the balance is too low; top up the account",
+    )
+    lease.renew({"pods_stopped": "the daily budget is used up; raise it", "pods_stopped_by_limit": True})
+    await rig.roster.look()
+    refusal = rig.fleet.unavailable("runpod-pod", "m")
+    assert refusal is not None
+    assert refusal.code == "limit"
     ready_pod(rig.store)
     await rig.roster.look()
     assert "runpod-pod" not in rig.fleet.down

@@ -24,6 +24,7 @@ class Fleet:
         self._breakers: dict[tuple[str, str], Breaker] = {}
         self.down: dict[str, str] = {}
         self._aside: dict[str, str] = {}
+        self._withheld: dict[str, Refusal] = {}
         self.changed = asyncio.Event()
 
     @classmethod
@@ -92,9 +93,15 @@ class Fleet:
         self._aside.pop(lane, None)
         self.changed.set()
 
+    def withhold(self, key: str, refusal: Refusal) -> None:
+        """A backend has no lane and will get none for now, for a reason that is not its health."""
+        self.down[key] = refusal.reason
+        self._withheld[key] = refusal
+
     def came_back(self, key: str) -> None:
         """A backend is up, without waiting for the next round of `keep_fresh`."""
         self.down.pop(key, None)
+        self._withheld.pop(key, None)
         self.changed.set()
 
     def breaker(self, key: str, model: str) -> Breaker:
@@ -104,6 +111,8 @@ class Fleet:
     def unavailable(self, key: str, model: str) -> Refusal | None:
         """Why a backend cannot be given a job of this model now; None if it can."""
         if key in self.down:
+            if key in self._withheld:
+                return self._withheld[key]
             return Refusal(code="health", reason=f"does not answer: {self.down[key]}")
         breaker = self.breaker(key, model)
         now = time.monotonic()

@@ -20,7 +20,7 @@ from hybrid_video.errors import ConfigurationError, HybridVideoError
 from hybrid_video.goals import LaneState
 from hybrid_video.ledger import Ledger
 from hybrid_video.ledger.lanes import POD_PREFIX
-from hybrid_video.models import AttemptState, utc_now
+from hybrid_video.models import AttemptState, Refusal, utc_now
 from hybrid_video.pods.records import PodRecord
 from hybrid_video.pods.store import PodStore
 from hybrid_video.settings import Settings
@@ -63,7 +63,6 @@ class Roster:
     tell: Callable[[str], None]
     _pods: dict[str, _Pod] = field(default_factory=dict, init=False)
     _starting: tuple[PodRecord, ...] = field(default=(), init=False)
-    _down_for: str = field(default="", init=False)
 
     @property
     def active(self) -> bool:
@@ -132,18 +131,21 @@ class Roster:
         pods = [PodStore(self.ledger).get(lane.removeprefix(POD_PREFIX)) for lane in lanes]
         return any(pod is not None and pod.state in ("closed", "failed") for pod in pods)
 
-    def _read(self) -> tuple[Sequence[PodRecord], str]:
+    def _read(self) -> tuple[Sequence[PodRecord], Refusal | None]:
         alive = PodStore(self.ledger).alive()
-        return alive, "" if alive else self._why_none()
+        return alive, None if alive else self._why_none()
 
-    def _why_none(self) -> str:
-        """Why no pod will come, if none will; "" while one may."""
+    def _why_none(self) -> Refusal | None:
+        """Why no pod will come, if none will; None while one may."""
         if self.settings.runpod.pod_ids:
-            return ""
+            return None
         holder = watching(self.ledger)
         if holder is None or not holder.believed:
-            return "no pods are open and no watcher runs that could open one; start one with `hybrid-video watch`"
-        return str(holder.document.get("pods_stopped") or "")
+            text = "no pods are open and no watcher runs that could open one; start one with `hybrid-video watch`"
+            return Refusal(code="health", reason=text)
+        stopped = str(holder.document.get("pods_stopped") or "")
+        code = "limit" if holder.document.get("pods_stopped_by_limit") else "health"
+        return Refusal(code=code, reason=f"no pod can be opened: {stopped}") if stopped else None
 
     async def _attach(self, pod_id: str, pod: _Pod) -> None:
         backend: object = self.fleet.backends[KEY]
@@ -178,7 +180,7 @@ class Roster:
             self.tell(f"pod {pod.record.name} left the batch")
         self.fleet.use_again(lane)
 
-    def _judge(self, stopped: str) -> None:
+    def _judge(self, stopped: Refusal | None) -> None:
         """Ends the rests that are over, and says whether the backend as a whole can be waited for."""
         now = time.monotonic()
         for pod_id, pod in self._pods.items():
@@ -186,10 +188,9 @@ class Roster:
                 pod.rests_until_s, pod.failures = 0.0, FAILURES - 1
                 self.fleet.use_again(f"{POD_PREFIX}{pod_id}")
         if self._pods or self._starting or self.fleet.backends[KEY].lanes():
-            self._down_for = ""
-        elif stopped:
-            self._down_for = stopped
-            self.fleet.down[KEY] = stopped
+            return
+        if stopped is not None:
+            self.fleet.withhold(KEY, stopped)
         elif KEY in self.fleet.down:
             # no pod is open yet: that is no fault, and whoever must have one waits for it
             self.fleet.came_back(KEY)

@@ -114,6 +114,7 @@ class Watcher:
         self._ending = asyncio.Event()
         self._paced: dict[str, Duty] = {}
         self._ill: dict[str, str] = {}
+        self._told_failed = ""
         self.acting = False
         """Whether this process is the watcher now."""
 
@@ -357,8 +358,9 @@ class Watcher:
             self._tell(f"opening {len(opened)} pods: {reason}")
         if closed:
             self._tell(f"closed {len(closed)} pods: {reason}")
-        if failed:
+        if failed and failed != self._told_failed:
             self._tell(f"a pod could not be opened: {failed}")
+        self._told_failed = failed
 
     def status(self) -> dict[str, Any]:
         """What it says of itself, stored with its lease: for the API, the dashboard and the runs."""
@@ -374,6 +376,7 @@ class Watcher:
             found |= {
                 "policy": self._settings.pods.policy,
                 "pods_stopped": self._scaling.stopped,
+                "pods_stopped_by_limit": self._scaling.stopped_by_limit,
                 "reason": decision.reason,
                 "figures": {name: _plain(value) for name, value in decision.figures.items()},
                 "recent": [done.as_json() for done in self._scaling.recent],

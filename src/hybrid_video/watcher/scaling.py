@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -25,6 +25,7 @@ from hybrid_video.ledger import Ledger
 from hybrid_video.models import Tier, utc_now
 from hybrid_video.pods.pool import PodPool
 from hybrid_video.pods.records import PodRecord
+from hybrid_video.preferences import applied
 from hybrid_video.pricing.refresh import load_prices
 from hybrid_video.settings import Settings
 from hybrid_video.watcher import picture
@@ -42,6 +43,9 @@ CONFIGURATION_PAUSE_S = 600.0
 
 UNUSED_PAUSE_S = 600.0
 """Runs that leave open pods idle (their own goal says that cheaper lanes suffice) get no new ones for so long."""
+
+MEASURED_OF = timedelta(days=2)
+"""How far back the last cold starts are looked for."""
 
 REMEMBERED = 30
 PRICES_KEPT_S = 600.0
@@ -84,9 +88,12 @@ class Scaling:
         self._recalled = False
         self._paused_until_s = float("-inf")
         self._drained: set[str] = set()
+        self._refused = ""
         self._price: tuple[float, Decimal | None] = (float("-inf"), None)
         self.stopped = ""
         """Why no pod will be opened until somebody changes something; "" while one may be."""
+        self.stopped_by_limit = False
+        """Whether that is a budget or another limit of the user's."""
         self.decision = ScaleDecision()
         self.recent: deque[Done] = deque(maxlen=REMEMBERED)
         self.winding_up = False
@@ -132,6 +139,7 @@ class Scaling:
         return not picture.last_ends(self._ledger, ready)
 
     def _decide(self) -> tuple[Sequence[BatchDemand], Sequence[PodRecord], ScaleDecision]:
+        self._settings = applied(self._settings, self._ledger)
         if not self._recalled:
             self._arrivals.recall(self._ledger)
             self._recalled = True
@@ -142,7 +150,7 @@ class Scaling:
         if not demands and not pods:
             return demands, pods, ScaleDecision(reason="no batch runs and no pod is open")
         jobs = picture.held_on_pods(self._ledger, pods)
-        cold_s = picture.cold_start_s(self._pool.store.all(), self._settings)
+        cold_s = picture.cold_start_s(self._pool.store.all(since=now - MEASURED_OF), self._settings)
         service_s = picture.pod_service_s(demands)
         views = picture.pod_views(
             pods,
@@ -213,7 +221,7 @@ class Scaling:
             if not isinstance(error, HybridVideoError):
                 raise error
         if not errors:
-            self.stopped = ""
+            self.stopped = self._refused = ""
             return opened, ""
         self._note_refusal(errors)
         return opened, str(errors[0])
@@ -229,8 +237,11 @@ class Scaling:
             pause_s = LIMIT_PAUSE_S
         pause_s = max(pause_s / self._scale, float(getattr(error, "retry_after_s", None) or 0.0))
         self._paused_until_s = time.monotonic() + pause_s
-        self.stopped = str(error) if final or isinstance(error, LimitError) else ""
-        log.warning("no pod could be opened; the next try is in %.0f s: %s", pause_s, error)
+        self.stopped_by_limit = isinstance(error, LimitError)
+        self.stopped = str(error) if final or self.stopped_by_limit else ""
+        news = logging.DEBUG if self._refused == str(error) else logging.WARNING
+        self._refused = str(error)
+        log.log(news, "no pod could be opened; the next try is in %.0f s: %s", pause_s, error)
 
     async def _close(self, name: str, pods: Sequence[PodRecord], reason: str) -> bool:
         """Ends a pod that holds no job: first it takes none any more, and then nothing may have slipped in."""
