@@ -94,7 +94,7 @@ def _show_pool(pool: PoolReport) -> None:
     for name in pool.vanished:
         _say(f"pod {name!r} is gone at RunPod; what it cost is booked")
     for name in pool.unresolved:
-        _say(f"whether pod {name!r} exists is not settled yet; run `hybrid-video reconcile` again in two minutes")
+        _say(f"RunPod has not confirmed pod {name!r} or its end yet; run `hybrid-video reconcile` again in two minutes")
     for pod in pool.other_installations:
         _say(
             f"pod {pod.name!r} ({pod.id}, {pod.status}, ${money(pod.cost_usd_per_h)} per hour) belongs to another "

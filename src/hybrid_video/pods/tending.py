@@ -104,11 +104,11 @@ class Tender:
             pod = await asyncio.to_thread(adopt, self._store, pod.name, found, "found by its name, to be ended")
             pod_id = found.id
         try:
-            await self._client().terminate(pod_id)
+            was_there = await self._client().terminate(pod_id)
         except BackendError as error:
             await asyncio.to_thread(self._store.troubled, pod.name, f"could not be ended yet: {error.message}")
             raise
-        return await asyncio.to_thread(self._gone, pod, utc_now(), "")
+        return await asyncio.to_thread(self._gone, pod, utc_now(), "" if was_there else "it was gone already")
 
     # -- lost creates ----------------------------------------------------------------------------------------------
 
