@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from hybrid_video import planner
@@ -33,6 +33,28 @@ class LaneState:
     ahead: int = 0
     model: str = ""
     paid: bool = False
+
+
+OUTAGE_S = 30.0
+"""How long a backend is thought to stay away when it goes (a restart, one rest of a breaker)."""
+
+
+AFFORDABLE = 3.0
+"""A deadline must be so many outages away before anybody counts on a return: then there is time to be wrong."""
+
+
+def returning(lanes: Iterable[LaneState], gone_s: float, deadline_s: float | None = None) -> list[LaneState]:
+    """Lanes of a backend that is away: they take nothing now, and count from the expected return on.
+
+    Once it has been away for longer than outages last, nobody counts on it any more, or a backend that is gone for good
+    would make the batch late.
+
+    Args:
+        deadline_s: what is left until the deadline.
+    """
+    if gone_s > OUTAGE_S or (deadline_s is not None and deadline_s < AFFORDABLE * OUTAGE_S):
+        return []
+    return [replace(lane, free_s=OUTAGE_S - gone_s, outstanding=1, ahead=0) for lane in lanes]
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ class _Clock:
             for number in range(site.slots)
         }
         self.jobs = {job.id: job for job in jobs}
-        self.away: set[str] = set()
+        self.away: dict[str, float] = {}
         self.outcome = Outcome(split={site.key: 0 for site in sites})
         self.events: list[tuple[float, int, str, object]] = []
         self.reserved_nano = 0
@@ -96,7 +96,9 @@ class _Clock:
         """Lets the policy fill the slots."""
         lanes = [self._seen(slot) for slot in self.slots.values() if slot.site.key not in self.away]
         held = self.outcome.cost_nano + self.reserved_nano
-        for job, lane in self.policy.choose(View(self.now_s, lanes, held)):
+        gone = {key: tuple(lane for lane, slot in self.slots.items() if slot.site.key == key) for key in self.away}
+        away = {key: (names, self.now_s - self.away[key]) for key, names in gone.items()}
+        for job, lane in self.policy.choose(View(self.now_s, lanes, held, away)):
             self._start(self.slots[lane], self.jobs[job])
         idle = any(lane.outstanding == 0 and self.slots[lane.id].job is None for lane in lanes)
         if idle and self.events and self.events[0][0] > self.now_s + self._tick_s:
@@ -158,11 +160,11 @@ class _Clock:
         elif isinstance(about, Incident) and what == "leave":
             self.leave(about)
         elif isinstance(about, Incident):
-            self.away.discard(about.key)
+            self.away.pop(about.key, None)
 
     def leave(self, incident: Incident) -> None:
         """A site goes away."""
-        self.away.add(incident.key)
+        self.away[incident.key] = self.now_s
         if math.isfinite(incident.until_s):
             self.at(incident.until_s, "return", incident)
         for slot in self.slots.values():

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from hybrid_video import dispatcher, planner
 from hybrid_video.dispatcher import Goal, LaneState, PendingJob, Waiting
+from hybrid_video.goals import returning
 from hybrid_video.models import Quote
 from hybrid_video.planner import Resource
 from hybrid_video.pricing.timings import PRIOR_WEIGHT
@@ -27,6 +28,8 @@ class View:
     lanes: Sequence[LaneState]
     held_nano: int
     """Spent and reserved so far, billionths of a dollar."""
+    away: Mapping[str, tuple[Sequence[str], float]] = field(default_factory=dict)
+    """Sites that are away: their lanes, and for how long already."""
 
 
 Choice = tuple[str, str]
@@ -83,6 +86,7 @@ class Ours:
         guard_s: seconds to keep in hand before the deadline; None for the dispatcher's own.
         soft: the goal may be missed by half a clip; None, as the engine does, where there is no deadline.
         learning: correct the quoted times by what is observed.
+        counts_on_returns: a site that is away counts again from its expected return on, where a dearer one is there.
         on_decision: told what every decision looked at.
     """
 
@@ -92,6 +96,7 @@ class Ours:
     soft: bool | None = None
     learning: bool = True
     value_of_time_usd_per_h: float = 10.0
+    counts_on_returns: bool = True
     on_decision: Callable[[Waiting, Sequence[LaneState], float], None] | None = None
     _sites: dict[str, Site] = field(default_factory=dict)
     _jobs: dict[str, tuple[Job, str]] = field(default_factory=dict)
@@ -115,7 +120,13 @@ class Ours:
         """What the dispatcher says, each paid clip passing the spend gate."""
         if not len(self._waiting):
             return []
-        lanes = view.lanes
+        lanes = [*view.lanes]
+        if self.counts_on_returns:
+            there = {self._sites[lane.backend].price_usd for lane in view.lanes}
+            for key, (names, gone_s) in view.away.items():
+                if there and max(there) > self._sites[key].price_usd:
+                    left_s = None if self.deadline_s is None else self.deadline_s - view.now_s
+                    lanes += returning([LaneState(name, key) for name in names], gone_s, left_s)
         budget = None
         left_nano = 0
         if self.budget_usd is not None:
