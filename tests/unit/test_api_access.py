@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pytest
 
 from hybrid_video.api import create_app
 from hybrid_video.api.limits import RateLimit
+from hybrid_video.cli import app as command_line
+from hybrid_video.cli.output import guarded as run_command
 from hybrid_video.errors import ConfigurationError
 from hybrid_video.settings import ApiSettings, Settings, StorageSettings
 from tests.unit.api_rig import TOKENS, Served, serving
@@ -273,3 +276,33 @@ def test_a_defect_of_ours_is_answered_with_a_reference_and_no_traceback(
         assert "secret detail" not in answer.text
         assert str(found["instance"]) in caplog.text
         assert "ZeroDivisionError" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--host", "0.0.0.0"], "HYBRID_VIDEO_API_ADMIN_TOKEN"),
+        (["--port", "70000"], "is not between 0 and 65535"),
+        (["--host", "nowhere.invalid"], "no token is set"),
+    ],
+)
+def test_the_command_refuses_what_cannot_work_in_one_sentence(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit 2, what to change, and no traceback."""
+    assert run_command(command_line, ["api", *arguments]) == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert said in told
+    assert "Traceback" not in told
+
+
+def test_a_taken_port_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    """With what to give instead."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert run_command(command_line, ["api", "--port", str(port)]) == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert f"port {port}" in told
+    assert "--port" in told
