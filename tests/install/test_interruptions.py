@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -99,3 +100,44 @@ def test_it_stops_when_another_process_asks_and_resumes_with_its_options(rig: Ri
     assert (rig.folder / "data/models/checkpoints/big.bin").read_bytes() == BIG
     assert rig.server.ranges("/models/big.bin")[-1].startswith("bytes=")
     assert fresh.status().answers
+
+
+def test_a_wrong_model_stops_it_and_the_right_one_lets_it_go_on(rig: Rig) -> None:
+    """Nothing of it stays, no service was started, the state names step and reason; software is not fetched twice."""
+    manifest = rig.manifest({"model.bin": (BIG, sha256(b"what the publisher signed"))})
+    installation = rig.installation(bundles=["tiny"], manifest=manifest)
+    with pytest.raises(ConfigurationError, match="SHA-256"):
+        installation.run()
+    state = Installation.at(rig.folder).state()
+    assert state.status == "failed"
+    assert [step.id for step in state.steps if step.status == "failed"] == ["models"]
+    assert sha256(BIG) in state.message
+    assert list((rig.folder / "data/models/checkpoints").iterdir()) == []
+    assert rig.processes() == []
+    asked = len(rig.server.requests)
+    rig.manifest({"model.bin": (BIG, sha256(BIG))})
+    assert installation.resume().status == "done"
+    assert {path for path, _, _ in rig.server.requests[asked:]} == {"/models/model.bin"}
+
+
+def test_an_uninstall_that_was_broken_off_is_finished_by_the_next(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The receipt goes last, so what is still there is known."""
+    installation = rig.installation()
+    installation.run()
+    real, taken = shutil.rmtree, []
+
+    def cut(path: Path, *more: object, **how: object) -> None:
+        taken.append(path)
+        if len(taken) == 3:
+            raise KeyboardInterrupt
+        real(path, *more, **how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(shutil, "rmtree", cut)
+    with pytest.raises(KeyboardInterrupt):
+        installation.uninstall(delete_models=True, delete_outputs=True)
+    monkeypatch.setattr(shutil, "rmtree", real)
+    assert (rig.folder / "receipt.json").exists()
+    Installation.at(rig.folder).uninstall(delete_models=True, delete_outputs=True)
+    assert not rig.folder.exists()
+    assert not (rig.home / "settings.env").exists()
+    assert rig.processes() == []

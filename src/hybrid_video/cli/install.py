@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from rich.console import Group
+from rich.live import Live
 from rich.progress import (
     BarColumn,
     DownloadColumn,
     Progress,
+    SpinnerColumn,
     TaskID,
     TextColumn,
     TimeRemainingColumn,
@@ -311,52 +314,65 @@ def _agreed(purpose: str, commands: Sequence[Sequence[str]], yes: bool) -> bool:
 
 
 class _Display:
-    """Shows events: bars for downloads on a terminal, lines elsewhere. Ctrl-C asks the installer to stop."""
+    """Shows events: on a terminal bars for downloads and the last line of what runs, elsewhere lines. SIGTERM stops."""
 
     def __init__(self) -> None:
-        columns = (
+        self._talk = Progress(SpinnerColumn(), TextColumn("{task.description}"))
+        self._files = Progress(
             TextColumn("  {task.description}"),
             BarColumn(bar_width=30),
             DownloadColumn(),
             TransferSpeedColumn(),
             TimeRemainingColumn(),
         )
-        self._progress = Progress(*columns, console=console, transient=True) if console.is_terminal else None
+        whole = Group(self._talk, self._files)
+        self._live = Live(whole, console=console, transient=True) if console.is_terminal else None
+        self._said = self._talk.add_task("", visible=False)
         self._bars: dict[str, TaskID] = {}
         self._previous: Any = None
 
     def __enter__(self) -> _Display:
         self._previous = signal.signal(signal.SIGTERM, _interrupt)
-        if self._progress:
-            self._progress.start()
+        if self._live:
+            self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         signal.signal(signal.SIGTERM, self._previous)
-        if self._progress:
-            self._progress.stop()
+        if self._live:
+            self._live.stop()
 
     def __call__(self, event: InstallEvent) -> None:
         if event.kind == "file":
             self._file(event)
-        elif event.kind == "step" and event.status != "running":
-            console.print(
-                f"{MARKS.get(event.status or '', ''):>18}  [bold]{event.step}[/]: {_plain(event.message)}",
-                soft_wrap=True,
-            )
+        elif event.kind == "output":
+            self._say(f"{event.step}: {event.message[:110]}")
         elif event.kind == "step":
-            console.print(f"{'…':>6}  {event.step}")
+            self._step(event)
         elif event.kind == "notice":
             console.print(f"        {_plain(event.message)}", soft_wrap=True)
 
+    def _step(self, event: InstallEvent) -> None:
+        if event.status == "running":
+            self._say(event.step)
+            if self._live is None:
+                console.print(f"{'…':>6}  {event.step}")
+            return
+        self._talk.update(self._said, visible=False)
+        mark = MARKS.get(event.status or "", "")
+        console.print(f"{mark:>18}  [bold]{event.step}[/]: {_plain(event.message)}", soft_wrap=True)
+
+    def _say(self, text: str) -> None:
+        self._talk.update(self._said, description=_plain(text), visible=True)
+
     def _file(self, event: InstallEvent) -> None:
-        if self._progress is None:
+        if self._live is None:
             if event.status in ("done", "failed"):
                 console.print(f"        {event.file}: {event.status}", soft_wrap=True)
             return
         if event.file not in self._bars:
-            self._bars[event.file] = self._progress.add_task(event.file, total=event.bytes_total)
-        self._progress.update(self._bars[event.file], completed=event.bytes_done or 0)
+            self._bars[event.file] = self._files.add_task(event.file, total=event.bytes_total)
+        self._files.update(self._bars[event.file], completed=event.bytes_done or 0)
 
 
 def _interrupt(*_: object) -> None:

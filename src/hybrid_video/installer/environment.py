@@ -22,7 +22,7 @@ UNNAMED = ("requests",)
 """What ComfyUI imports without naming it: 0.3.64 got requests from transformers, whose version 5 no longer brings it
 (its start then fails, seen on 2026-11-22)."""
 NETWORK = "check the network and the package index (a proxy: set https_proxy), then run this again: it goes on"
-QUIET = {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "UV_NO_PROGRESS": "1", "PYTHONNOUSERSITE": "1"}
+QUIET = {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PYTHONNOUSERSITE": "1"}
 
 _LOOK = """
 import json, sys

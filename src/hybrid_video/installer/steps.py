@@ -75,7 +75,8 @@ def _check(work: Work) -> str:
 
 
 def _is_made(work: Work) -> bool:
-    return work.target is not None and "packages" in work.made()
+    """Whether no further Python environment is to come; an update makes a second one."""
+    return work.action != "update" and work.target is not None and "packages" in work.made()
 
 
 def _torch_gb(work: Work) -> float:
