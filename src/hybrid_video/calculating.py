@@ -31,7 +31,6 @@ from hybrid_video.models import (
 from hybrid_video.planner import Plan, Resource
 from hybrid_video.pricing.quoting import Quoter
 from hybrid_video.settings import Settings
-from hybrid_video.views.backends import TIER_OF
 from hybrid_video.workflows import template_names
 
 MOST_POINTS = 240
@@ -281,7 +280,7 @@ def estimate(batch: Batch, settings: Settings, quoter: Quoter) -> BatchEstimate:
 def configured_tiers(settings: Settings) -> list[Tier]:
     """The tiers that have at least one configured backend."""
     keys = [key for key, entry in BACKENDS.items() if entry.is_configured(settings)]
-    return [tier for tier in Tier if any(TIER_OF.get(key) is tier for key in keys)]
+    return [tier for tier in Tier if any(BACKENDS[key].tier is tier for key in keys)]
 
 
 def _priced(job: VideoJob) -> VideoJob:

@@ -11,21 +11,12 @@ from hybrid_video.errors import HybridVideoError
 
 CHECK_TIMEOUT_S = 30.0
 
-SETUP = {
-    "comfyui": "set HYBRID_VIDEO_COMFYUI_URLS to your ComfyUI's address, for example http://127.0.0.1:8188",
-    "runpod-serverless": "set RUNPOD_API_KEY and HYBRID_VIDEO_RUNPOD_ENDPOINT_ID",
-    "runpod-pod": "set RUNPOD_API_KEY and HYBRID_VIDEO_PODS_IMAGE to have pods opened when they pay, or "
-    "HYBRID_VIDEO_RUNPOD_POD_IDS and HYBRID_VIDEO_RUNPOD_POD_TOKEN to use running ones",
-    "gemini": "set GEMINI_API_KEY",
-    "veo": "set HYBRID_VIDEO_GEMINI_PROJECT and sign in with Google Cloud's application default credentials",
-}
-
 
 async def look_at_backend(key: str, context: BackendContext) -> Finding:
     """One backend, as the engine would meet it."""
     entry = BACKENDS[key]
     if not entry.is_configured(context.settings):
-        return Finding(subject=key, level="off", detail="not configured", remedy=SETUP.get(key, ""))
+        return Finding(subject=key, level="off", detail="not configured", remedy=entry.setup)
     backend = entry.build(context)
     try:
         async with asyncio.timeout(CHECK_TIMEOUT_S):
@@ -34,7 +25,7 @@ async def look_at_backend(key: str, context: BackendContext) -> Finding:
         detail = f"no answer within {CHECK_TIMEOUT_S:.0f} s"
         return Finding(subject=key, level="error", detail=detail, remedy="check the address and the network")
     except HybridVideoError as error:
-        return Finding(subject=key, level="error", detail=str(error), remedy=SETUP.get(key, ""))
+        return Finding(subject=key, level="error", detail=str(error), remedy=entry.setup)
     finally:
         await backend.close()
 

@@ -29,20 +29,6 @@ from hybrid_video.settings import Settings
 from hybrid_video.views.figures import NOTHING, Money, day_start
 from hybrid_video.views.reading import reading
 
-TIER_OF: dict[str, Tier] = {
-    "comfyui": Tier.LOCAL,
-    "runpod-serverless": Tier.CLOUD,
-    "runpod-pod": Tier.CLOUD,
-    "gemini": Tier.GEMINI,
-    "veo": Tier.GEMINI,
-}
-SETUP: dict[str, str] = {
-    "comfyui": "set HYBRID_VIDEO_COMFYUI_URLS to your ComfyUI's address, for example http://127.0.0.1:8188",
-    "runpod-serverless": "set RUNPOD_API_KEY and HYBRID_VIDEO_RUNPOD_ENDPOINT_ID",
-    "runpod-pod": "set RUNPOD_API_KEY and HYBRID_VIDEO_PODS_IMAGE, or HYBRID_VIDEO_RUNPOD_POD_IDS of running pods",
-    "gemini": "set GEMINI_API_KEY",
-    "veo": "set HYBRID_VIDEO_GEMINI_PROJECT and sign in with Google Cloud's application default credentials",
-}
 STALE_S = 120.0
 """A check older than this says nothing about now: the watcher looks every 30 s."""
 
@@ -134,15 +120,14 @@ def backends(
     for key, entry in BACKENDS.items():
         configured = entry.is_configured(settings)
         health = _newest(stored.get(key), (checked or {}).get(key), moment)
-        tier = TIER_OF.get(key, Tier.CLOUD)
         done, failed, spent = today.get(key, (0, 0, NOTHING))
         views.append(
             BackendView(
                 backend=key,
-                tier=tier,
+                tier=entry.tier,
                 configured=configured,
                 state=_state(configured, health),
-                setup="" if configured else SETUP.get(key, ""),
+                setup="" if configured else entry.setup,
                 health=health,
                 lanes=lanes(key, settings, ready_pods) if configured else 0,
                 active=load.get(key, (0, 0))[0],
@@ -151,7 +136,7 @@ def backends(
                 failed_today=failed,
                 spent_today_usd=spent,
                 breakers=tuple(breakers.get(key, ())),
-                prices=tuple(price_line(e, moment.date()) for e in prices_of(book, key, tier, settings)),
+                prices=tuple(price_line(e, moment.date()) for e in prices_of(book, key, entry.tier, settings)),
             )
         )
     return tuple(views)
