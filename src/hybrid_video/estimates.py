@@ -6,9 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 
-from hybrid_video.errors import InputError
+from hybrid_video.errors import ConfigurationError, InputError
 from hybrid_video.models import OutputSpec, Quote, Tier, VideoJob
 from hybrid_video.planner import Resource
+from hybrid_video.pricing.catalog import PriceBook
 from hybrid_video.pricing.quoting import Quoter
 from hybrid_video.settings import Settings
 
@@ -81,3 +82,18 @@ def resources(quotes: Mapping[Tier, Sequence[Quote]], slots: Mapping[Tier, int])
         service = sum(quote.service_s for quote in mine) / len(mine)
         result.append(Resource(tier.value, slots[tier], service, price))
     return result
+
+
+def cheapest_pod_usd_per_h(book: PriceBook, settings: Settings) -> Decimal | None:
+    """US dollars per hour of the cheapest GPU that may be opened as a pod; None where none has a price in reach."""
+    found = []
+    for gpu in settings.pods.gpus:
+        try:
+            entry = book.find(backend="runpod-pod", tier=Tier.CLOUD, gpu=gpu)
+        except ConfigurationError:
+            continue
+        seconds = Decimal(str(entry.seconds or 20)) if entry.unit == "video" else 1
+        per_h = entry.usd * 3600 / seconds
+        if per_h <= settings.pods.max_price_usd_per_h:
+            found.append(per_h)
+    return min(found, default=None)

@@ -87,6 +87,22 @@ def test_people_get_a_table_on_standard_error(project: Project) -> None:
     assert "54 local, 45 cloud, 1 gemini: $0.395 in 180 s" in outcome.err
 
 
+def test_pods_that_are_not_open_yet_are_planned_with_their_starts(project: Project) -> None:
+    """Without serverless and Google, pods make a deadline that the own GPU cannot; their start is in the cost."""
+    answer = plan(project, "--jobs", 40, "--slots", "local=1", "--pods", 4)
+    pods = answer["pods"]
+    fastest, cheapest = pods["frontier"][0], pods["frontier"][-1]
+    assert fastest["pods"] > 0
+    assert fastest["split"]["pods"] > 0
+    assert Decimal(fastest["cost_usd"]) > Decimal(fastest["opening_usd"]) > 0
+    assert fastest["duration_s"] < answer["duration_s"]
+    assert cheapest["pods"] == 0
+    assert Decimal(cheapest["cost_usd"]) == Decimal(answer["cost_usd"])
+    middle = plan(project, "--jobs", 40, "--slots", "local=1", "--pods", 4, "--deadline", answer["duration_s"] / 2)
+    assert middle["feasible"] is False
+    assert middle["pods"]["plan"]["duration_s"] <= answer["duration_s"] / 2
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -99,6 +115,7 @@ def test_people_get_a_table_on_standard_error(project: Project) -> None:
         (("--jobs", 5, "--prices", "sed"), ("--prices", "sed")),
         (("--jobs", 5, "--deadline", "0"), ("--deadline", "0")),
         (("--jobs", 5, "--budget", "-1"), ("--budget", "-1")),
+        (("--jobs", 5, "--pods", "-1"), ("--pods", "-1")),
         (("film.yaml", "--jobs", 5), ("not both",)),
         (("film.yaml",), ("film.yaml", "does not exist")),
     ],

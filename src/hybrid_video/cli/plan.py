@@ -17,15 +17,18 @@ from hybrid_video.cli.output import console, print_json
 from hybrid_video.cli.run import BudgetOption, DeadlineOption, JsonOption, parse_seconds, parse_usd
 from hybrid_video.engine.report import money
 from hybrid_video.errors import InputError, LedgerError
-from hybrid_video.estimates import default_slots, parse_slots, resources, tier_quote
+from hybrid_video.estimates import cheapest_pod_usd_per_h, default_slots, parse_slots, resources, tier_quote
 from hybrid_video.history import History
 from hybrid_video.history.queries import learned_times
-from hybrid_video.models import MAX_JOBS, Tier, VideoJob
+from hybrid_video.models import MAX_JOBS, Quote, Tier, VideoJob
 from hybrid_video.planner import Frontier, Plan, Resource
+from hybrid_video.pod_plans import PodPlan, cheapest_with_pods, frontier_with_pods
 from hybrid_video.preferences import effective
+from hybrid_video.pricing.catalog import PriceBook
 from hybrid_video.pricing.quoting import Quoter
 from hybrid_video.pricing.refresh import load_prices
 from hybrid_video.pricing.timings import ServiceTimes
+from hybrid_video.scaling.state import PodOffer
 from hybrid_video.settings import Settings
 
 
@@ -39,6 +42,10 @@ def plan(
     ] = None,
     deadline: DeadlineOption = None,
     budget: BudgetOption = None,
+    pods: Annotated[
+        int | None,
+        typer.Option("--pods", help="Also plan with up to so many RunPod pods opened for it, their starts included."),
+    ] = None,
     json_output: JsonOption = False,
 ) -> int:
     """Show the cheapest split for a deadline, the fastest for a budget, and everything between. Spends nothing."""
@@ -57,6 +64,9 @@ def plan(
     gemini = resources({Tier.GEMINI: quotes[Tier.GEMINI]}, {Tier.GEMINI: max(1, counts.get(Tier.GEMINI, 0))})[0]
     answer = describe(chosen, frontier, planner.all_on(gemini, len(shots)), note)
     answer["advice"] = advise(pool, len(shots), chosen)
+    if pods is not None:
+        offer = _pod_offer(settings, book, quotes[Tier.CLOUD], pods)
+        answer["pods"] = _with_pods(pool, offer, len(shots), pods, deadline_s or chosen.duration_s)
     _show(answer, pool)
     if json_output:
         print_json(answer)
@@ -117,6 +127,58 @@ def _point(point: Plan) -> dict[str, Any]:
     return {"duration_s": round(point.duration_s, 3), "cost_usd": money(point.cost_usd), "split": point.split}
 
 
+def _pod_offer(settings: Settings, book: PriceBook, quotes: list[Quote], pods: int) -> PodOffer:
+    """The cheapest pod of the configured GPUs, with the time that the cloud tier's quotes say."""
+    if not 0 <= pods <= 100:
+        raise InputError(f"--pods: {pods} is not between 0 and 100")
+    price = cheapest_pod_usd_per_h(book, settings)
+    if price is None:
+        raise InputError(
+            "--pods: no GPU of HYBRID_VIDEO_PODS_GPUS has a known price up to "
+            f"${settings.pods.max_price_usd_per_h} an hour; see `hybrid-video prices`"
+        )
+    service_s = sum(quote.service_s - quote.cold_start_s for quote in quotes) / len(quotes)
+    return PodOffer(price, service_s, settings.pods.cold_start_s, settings.pods.billing)
+
+
+def _with_pods(pool: list[Resource], offer: PodOffer, jobs: int, most: int, deadline_s: float) -> dict[str, Any]:
+    """The cheapest plan with pods for a duration, and every duration worth paying for."""
+    found = cheapest_with_pods(pool, offer, jobs, deadline_s, most=most)
+    points = frontier_with_pods(pool, offer, jobs, most=most)
+    return {
+        "price_usd_per_h": money(offer.price_usd_per_h),
+        "cold_start_s": offer.cold_start_s,
+        "service_s": round(offer.service_s, 3),
+        "billing": offer.billing,
+        "within_s": round(deadline_s, 3),
+        "plan": None if found is None else _pod_point(found),
+        "frontier": [_pod_point(point) for point in points],
+    }
+
+
+def _pod_point(point: PodPlan) -> dict[str, Any]:
+    return {
+        "duration_s": round(point.duration_s, 3),
+        "cost_usd": money(round(point.cost_usd, 9)),
+        "pods": point.pods,
+        "opening_usd": money(round(point.opening_usd, 9)),
+        "split": point.split,
+    }
+
+
+def _pod_sentence(answer: dict[str, Any]) -> str:
+    """What opening pods would change, for people."""
+    pods, found = answer["pods"], answer["pods"]["plan"]
+    what = f"pods at ${pods['price_usd_per_h']}/h, {pods['cold_start_s']:g} s to start"
+    if found is None:
+        fastest = pods["frontier"][0]
+        return f"{what}: not within {pods['within_s']:g} s; the fastest takes {fastest['duration_s']:g} s"
+    if not found["pods"]:
+        return f"{what}: none is worth opening for {pods['within_s']:g} s"
+    split = ", ".join(f"{count} {key}" for key, count in found["split"].items() if count)
+    return f"{what}: {found['pods']} of them make it ${found['cost_usd']} in {found['duration_s']:g} s ({split})"
+
+
 def _jobs(file: Path | None, count: int | None) -> list[VideoJob]:
     if file is not None and count is not None:
         raise InputError("give a batch file or --jobs, not both")
@@ -172,6 +234,8 @@ def _show(answer: dict[str, Any], pool: list[Resource]) -> None:
         f"everything on Google: ${answer['all_gemini_usd']} in {answer['all_gemini_duration_s']:g} s; the plan saves "
         f"{answer['savings_percent']} % of the money"
     )
+    if "pods" in answer:
+        console.print(_pod_sentence(answer))
     if answer["note"]:
         console.print(f"[yellow]{answer['note']}[/]")
     for sentence in answer["advice"]:
