@@ -8,11 +8,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import autoscale, core, dispatch, overhead
+from benchmarks import autoscale, busy, core, dispatch, honesty, overhead
 
 if __name__ == "__main__":
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "ERROR")
     core.main()
     dispatch.run(quick=True)
     autoscale.run(quick=True)
+    honesty.run(quick=True)
+    busy.main()
     overhead.main()

@@ -20,7 +20,7 @@ from hybrid_video.ledger import Ledger
 from hybrid_video.ledger.forecasts import Forecast, PoolLine
 from hybrid_video.models import Attempt, AttemptState, Decision, JobState, Model, Quote, Tier, Usd
 from hybrid_video.planner import Plan, Resource
-from hybrid_video.pricing.catalog import PriceBook
+from hybrid_video.pricing.catalog import PriceBook, PriceEntry
 from hybrid_video.pricing.learning import served_s
 from hybrid_video.settings import Settings
 
@@ -126,7 +126,11 @@ def _line(backend: str, expected: PoolLine | None, attempts: Sequence[Attempt]) 
 def _repriced(
     line: PoolLine, attempts: Sequence[Attempt], decisions: Sequence[Decision], prices: PriceBook, settings: Settings
 ) -> PoolLine:
-    """A backend at another price list: the seconds that were billed stay, the price changes."""
+    """A backend at another price list: the seconds that were billed stay, the price changes.
+
+    A list with flat times for its videos (the seed's) changes the times as well: its prices are for those.
+    """
+    line = _retimed(line, attempts, decisions, prices, settings)
     mine = [attempt for attempt in attempts if attempt.backend == line.backend]
     clips = sum(attempt.state is AttemptState.SETTLED for attempt in mine)
     if clips:
@@ -139,6 +143,19 @@ def _repriced(
     return line.model_copy(update={"price_usd": mean_usd(amounts)})
 
 
+def _retimed(
+    line: PoolLine, attempts: Sequence[Attempt], decisions: Sequence[Decision], prices: PriceBook, settings: Settings
+) -> PoolLine:
+    mine = [(attempt.quote, attempt.gpu) for attempt in attempts if attempt.backend == line.backend]
+    known = mine or [(quote, "") for quote in _offered(decisions, line.backend)]
+    flat = [
+        entry.seconds / quote.time_scale
+        for quote, gpu in known
+        if (entry := _entry(quote, gpu, prices, settings)).unit == "video" and entry.seconds
+    ]
+    return line.model_copy(update={"service_s": sum(flat) / len(flat), "start_s": 0.0}) if flat else line
+
+
 def _is_billed(attempt: Attempt, prices: PriceBook) -> bool:
     """Failures cost their seconds where seconds are billed, and nothing at a flat price per video."""
     return attempt.state is AttemptState.SETTLED or (prices.profile != "seed" and bool(attempt.cost_usd))
@@ -148,10 +165,10 @@ def _billed_s(attempt: Attempt) -> float:
     return attempt.execution_s if attempt.execution_s is not None else attempt.quote.service_s
 
 
-def _price(quote: Quote, gpu: str, seconds: float, prices: PriceBook, settings: Settings) -> Decimal:
+def _entry(quote: Quote, gpu: str, prices: PriceBook, settings: Settings) -> PriceEntry:
     configured = settings.comfyui.gpu if quote.tier is Tier.LOCAL else settings.runpod.gpu
     try:
-        entry = prices.find(
+        return prices.find(
             backend=quote.backend,
             tier=quote.tier,
             gpu="" if quote.tier is Tier.GEMINI else gpu or configured,
@@ -160,6 +177,10 @@ def _price(quote: Quote, gpu: str, seconds: float, prices: PriceBook, settings: 
         )
     except ConfigurationError as error:
         raise InputError(f"the batch cannot be priced anew: {error}") from None
+
+
+def _price(quote: Quote, gpu: str, seconds: float, prices: PriceBook, settings: Settings) -> Decimal:
+    entry = _entry(quote, gpu, prices, settings)
     if entry.unit == "video":
         return entry.usd
     if entry.unit == "gpu_second":

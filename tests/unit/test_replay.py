@@ -109,6 +109,21 @@ def test_another_price_list_changes_the_money_and_not_the_times(tmp_path: Path, 
     assert seed.replayed == replay(ledger, "night", Settings()).replayed
 
 
+def test_the_seeds_price_list_brings_its_own_times(tmp_path: Path) -> None:
+    """Its prices are for videos of 10, 20 and 5 s: a batch of slower clips is replayed with those."""
+    ledger, owner = Ledger.open(tmp_path / "ledger.sqlite3"), Owner(tmp_path)
+    ledger.register(make_batch(jobs=2), out_dir=tmp_path)
+    clip(ledger, owner, 0, "local", "0", 70.0)
+    clip(ledger, owner, 1, "cloud", "0.05", 150.0)
+    as_it_was = {line.backend: line.service_s for line in replay(ledger, "night", Settings()).pool}
+    seed = replay(ledger, "night", Settings(), prices=PriceBook.load("seed"))
+    owner.close()
+    ledger.close()
+    assert as_it_was == {"local": 70.0, "cloud": 150.0}
+    assert {line.backend: line.service_s for line in seed.pool} == {"local": 10.0, "cloud": 20.0}
+    assert seed.replayed.duration_s == 20.0
+
+
 def test_failed_attempts_make_a_backend_slower_and_dearer(tmp_path: Path) -> None:
     """Their seconds and dollars are shared by the clips that were made there."""
     ledger, owner = Ledger.open(tmp_path / "ledger.sqlite3"), Owner(tmp_path)

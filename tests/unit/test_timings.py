@@ -106,7 +106,7 @@ def test_google_never_borrows_from_gpus() -> None:
 
 
 def test_own_clips_outweigh_what_was_borrowed() -> None:
-    """A borrowed figure weighs no more than a published one: three clips until five were seen, next to nothing later."""
+    """A borrowed figure weighs as a published one: three clips until five were seen, next to nothing later."""
     times = ServiceTimes()
     teach(times, LOCAL, *[60.0] * 50)
     teach(times, CLOUD, *[20.0] * 5)
