@@ -10,8 +10,6 @@ import typer
 from hybrid_video.cli.app import app
 from hybrid_video.cli.output import console, print_json
 from hybrid_video.cli.run import JsonOption
-from hybrid_video.doctor import examine
-from hybrid_video.doctor.rendering import Render
 from hybrid_video.settings import Settings
 
 MARKS = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "error": "[red]error[/]", "off": "[dim]off[/]"}
@@ -30,6 +28,9 @@ def doctor(
     json_output: JsonOption = False,
 ) -> int:
     """Check machine, versions, keys, backends, database, disk and pods, and say what to do. Exit 1: mend something."""
+    from hybrid_video.doctor import examine  # noqa: PLC0415 - it looks at everything, and so loads everything
+    from hybrid_video.doctor.rendering import Render  # noqa: PLC0415
+
     where: Render = "installed" if render is None else "all" if render else "none"
     findings = asyncio.run(examine(Settings.load(), render=where))
     for finding in findings:
