@@ -20,6 +20,8 @@ from hybrid_video.ledger import Caps, Owner
 from hybrid_video.ledger.verify import verify
 from hybrid_video.models import utc_now
 from hybrid_video.pods import accounting
+from hybrid_video.pods.pool import PodPool
+from hybrid_video.settings import Settings, StorageSettings
 from tests.unit.ledger_rig import make_batch, make_order, reserve
 from tests.vendors.pod_rig import PodRig, pod_rig
 
@@ -147,6 +149,26 @@ async def test_a_request_for_a_lease_without_the_token_renews_nothing(rig: PodRi
             assert (await http.post(url, json={"lease_s": nonsense}, headers=mine)).status_code == 400
         left_s = (await http.get(url, headers=mine)).json()["ends_in_s"]
         assert left_s <= rig.settings.pods.lease_s
+
+
+async def test_a_machine_with_another_token_does_not_end_the_others_pods(rig: PodRig, tmp_path: Path) -> None:
+    """Two homes on one ledger: the second one cannot renew, says what to set, and leaves the pod alone."""
+    pod = await rig.ready((await rig.pool.open("test")).name)
+    elsewhere = Settings(
+        runpod=rig.settings.runpod,
+        pods=rig.settings.pods,
+        routing=rig.settings.routing,
+        storage=StorageSettings(home=tmp_path / "another machine"),
+    )
+    with rig.ledger.writing() as connection:
+        connection.exec_driver_sql("UPDATE pods SET lease_until = NULL")
+    pool = PodPool(elsewhere, rig.ledger)
+    await pool.tick()
+    await pool.aclose()
+    after = rig.get(pod.name)
+    assert after.state == "ready"
+    assert "HYBRID_VIDEO_RUNPOD_POD_TOKEN" in after.error
+    await rig.until(lambda: rig.get(pod.name).lease_until is not None)
 
 
 async def test_a_pod_without_a_lease_keeper_is_not_used(rig: PodRig, monkeypatch: pytest.MonkeyPatch) -> None:

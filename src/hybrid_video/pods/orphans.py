@@ -15,7 +15,7 @@ from hybrid_video.backends.runpod.pod_records import Pod
 from hybrid_video.backends.runpod.pods import PodsClient
 from hybrid_video.errors import BackendError
 from hybrid_video.models import Model, Usd
-from hybrid_video.pods.naming import whose
+from hybrid_video.pods.naming import is_product_pod, whose
 from hybrid_video.pods.records import PodRecord
 from hybrid_video.pods.store import PodStore
 
@@ -57,7 +57,9 @@ def orphan_of(pod: Pod, installation: str, store: PodStore, listed_at: datetime)
     The record is read after the list was had, and every record is written before its pod is created: a pod that another
     process is opening at this moment is not taken for an orphan. Nor is one that ended after the list was asked for.
     """
-    known = store.get(pod.name) if pod.name else None
+    if not is_product_pod(pod.name):
+        return None
+    known = store.get(pod.name)
     if known is None:
         if whose(pod.name, installation) != "ours":
             return None

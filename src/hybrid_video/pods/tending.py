@@ -18,6 +18,7 @@ from hybrid_video.backends.runpod.pod_records import Pod
 from hybrid_video.backends.runpod.pod_token import pod_token
 from hybrid_video.backends.runpod.pods import KEY, PodsClient
 from hybrid_video.errors import BackendError, ConfigurationError, LimitError
+from hybrid_video.installation import installation_id
 from hybrid_video.ledger import Ledger
 from hybrid_video.ledger.lanes import held
 from hybrid_video.ledger.money import Caps
@@ -26,6 +27,7 @@ from hybrid_video.models import utc_now
 from hybrid_video.pods import accounting
 from hybrid_video.pods.accounting import Tariff
 from hybrid_video.pods.bills import FINAL_AFTER_S, trace_lost
+from hybrid_video.pods.naming import whose
 from hybrid_video.pods.opening import adopt
 from hybrid_video.pods.records import PodRecord
 from hybrid_video.pods.store import PodStore
@@ -40,6 +42,10 @@ RENEW_AFTER = 1 / 3
 MARGIN_S = 60.0
 """Seconds reserved beyond the lease: until the provider has really ended the pod."""
 PROBE_PATIENCE_S = 60.0
+NOT_OURS_TO_RENEW = (
+    "another machine on this ledger opened it with another token, so its lease cannot be renewed from here; set "
+    "HYBRID_VIDEO_RUNPOD_POD_TOKEN to one value on all of them"
+)
 
 Listed = Mapping[str, Pod]
 """The provider's living pods by id, as just listed."""
@@ -233,8 +239,10 @@ class Tender:
             await self.close(
                 pod, "it has no lease keeper, so nothing would end it without us; use the image docker/comfyui-pod"
             )
-        elif answer == "refused":
+        elif answer == "refused" and whose(pod.name, installation_id(self._settings.storage.home)) == "ours":
             await self.close(pod, "its proxy wants another token than ours")
+        elif answer == "refused":
+            await asyncio.to_thread(self._store.troubled, pod.name, NOT_OURS_TO_RENEW)
         elif answer == "ending":
             await self.close(pod, "its lease had run out and it is ending itself")
         elif pod.lease_until is not None and pod.lease_until < now:
