@@ -5,7 +5,8 @@
 The server is `hybrid-video api` in a process of its own; the batch of 100 jobs is submitted through it and made beside
 the emulators by a third process. Requests start at fixed times, whether the answers before them have come or not, so
 that a slow answer cannot hide the ones behind it. `quiet` are the same requests with nothing running: on a machine
-whose cores are shared, compare the two rather than a figure of another day.
+whose cores are shared, compare the two, or the server's CPU time for each answer, or run it as `chrt -r 5 python -m
+benchmarks.api`, which keeps everybody else's work off the processor.
 """
 
 from __future__ import annotations
