@@ -64,8 +64,8 @@ def a_day(board: Scoreboard, quick: bool) -> None:
     undone = over = 0
     for case in DAYS:
         steady = case.burst <= 1
-        runs = (1 if quick else 6) if steady else (4 if quick else 60)
-        length_s = DAY_S / (4 if case.local > 1 else 2) if quick and steady else DAY_S
+        runs = (1 if quick else 6) if steady else (3 if quick else 60)
+        length_s = DAY_S / (6 if case.local > 1 else 2) if quick and steady else DAY_S
         print(f"\n  {case.name} ({runs} x {length_s / 3600:.0f} h)")
         print(f"    {'rule':<26}{'$ pods':>9}{'flow s':>9}{'objective':>11}{'idle':>7}{'opened':>8}{'most':>6}")
         rows: dict[str, Row] = {}
@@ -116,7 +116,7 @@ def deadlines(board: Scoreboard, quick: bool) -> None:
             for jobs, dates in DEADLINES.items():
                 if quick and hourly and jobs > 100:
                     continue  # few long runs scatter too much to be judged
-                runs = (12 if jobs == 100 else 2) if quick else (200 if jobs == 100 else 24)
+                runs = (10 if jobs == 100 else 2) if quick else (200 if jobs == 100 else 24)
                 for deadline in dates:
                     _deadline(board, jobs, deadline, failure, runs, hourly=hourly)
 
