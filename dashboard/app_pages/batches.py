@@ -100,7 +100,7 @@ def _detail(name: str) -> None:
     if st.button(w("batches.all"), icon=":material/arrow_back:", type="tertiary"):
         st.query_params.pop("batch", None)
         st.rerun()
-    header(name, w("batches.one_subtitle"))
+    header(told(name[:80]), w("batches.one_subtitle"))
     _progress(name)
     _actions(name)
     _gallery(name)

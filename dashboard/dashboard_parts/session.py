@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
 
 import streamlit as st
 
 from hybrid_video.engine.session import open_ledger
 from hybrid_video.history import History
 from hybrid_video.ledger import Ledger
-from hybrid_video.settings import Settings
+from hybrid_video.settings import Settings, settings_file
 from hybrid_video.wording import LANGUAGES, Words
 
 LANGUAGE_KEY = "lang"
+MOST_LEDGERS = 4
+_KNOWN: dict[tuple[str, int], Ledger] = {}
 FLASH_KEY = "hv_flash"
 
 
@@ -29,13 +34,27 @@ def settings() -> Settings:
     Raises:
         ConfigurationError: a variable is wrong; the page shows the sentence.
     """
-    return Settings.load()
+    written = tuple(_changed_ns(path) for path in (Path(".env"), settings_file()))
+    return _settings(tuple(sorted(os.environ.items())), str(Path.cwd()), written)
 
 
 @contextmanager
 def ledger(found: Settings | None = None) -> Iterator[Ledger]:
-    """The ledger for one read."""
-    opened = open_ledger(found or settings())
+    """The ledger for one read; no connection is left open.
+
+    What was compiled for it is kept: compiling a question costs more than asking it. A file that was exchanged for
+    another (restored, moved) is opened anew.
+    """
+    storage = (found or settings()).storage
+    url = storage.ledger_url
+    place = str(storage.ledger_path) if url is None else url.get_secret_value()
+    key = (place, 0 if url is not None else _inode(storage.ledger_path))
+    opened = _KNOWN.get(key)
+    if opened is None:
+        opened = open_ledger(found or settings())
+        while len(_KNOWN) >= MOST_LEDGERS:
+            _KNOWN.pop(next(iter(_KNOWN)), None)
+        _KNOWN[(place, 0 if url is not None else _inode(storage.ledger_path))] = opened
     try:
         yield opened
     finally:
@@ -56,6 +75,26 @@ def show_flashes() -> None:
     """Shows what `flash` kept."""
     for text, icon in st.session_state.pop(FLASH_KEY, []):
         st.toast(text, icon=icon)
+
+
+@lru_cache(maxsize=4)
+def _settings(_environment: tuple[tuple[str, str], ...], _folder: str, _written: tuple[int, ...]) -> Settings:
+    """Read again whenever the environment or one of the files has changed."""
+    return Settings.load()
+
+
+def _changed_ns(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+def _inode(path: Path) -> int:
+    try:
+        return path.stat().st_ino
+    except OSError:
+        return 0
 
 
 @st.cache_resource

@@ -82,21 +82,21 @@ def guarded(render: Callable[P, None]) -> Callable[P, None]:
             render(*args, **kwargs)
         except LedgerError as error:
             blank("locked", words()("state.locked_title"), redact(error))
-            _again()
+            _again(render)
         except ConfigurationError as error:
             blank("unconfigured", words()("state.configuration_title"), redact(error))
-            _again()
+            _again(render)
         except InputError as error:
             for problem in error.problems or (str(error),):
                 st.error(redact(problem), icon=":material/edit_note:")
         except HybridVideoError as error:
             blank("failed", words()("state.failed_title"), redact(error))
-            _again()
+            _again(render)
         except Exception:
             reference = uuid.uuid4().hex[:8]
             log.exception("a dashboard page failed, reference %s", reference)
             blank("failed", words()("state.failed_title"), words()("state.failed_text", reference=reference))
-            _again()
+            _again(render)
 
     return safely
 
@@ -115,7 +115,8 @@ def _code(text: str) -> str:
     return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
 
 
-def _again() -> None:
+def _again(render: Callable[..., None]) -> None:
     with st.container(horizontal=True, horizontal_alignment="center"):
-        if st.button(words()("state.again"), icon=":material/refresh:", key=f"hv_again_{uuid.uuid4().hex}"):
-            st.rerun()
+        st.button(
+            words()("state.again"), icon=":material/refresh:", key=f"hv_retry_{render.__module__}_{render.__name__}"
+        )
