@@ -1,4 +1,5 @@
-"""All settings, in one typed place, read from the environment (and a `.env` file in the working folder).
+"""All settings, in one typed place, read from the environment, then a `.env` file in the working folder, then
+`<home>/settings.env`, which `install-comfyui` writes.
 
 One group per backend. Secrets are `SecretStr` and are registered for redaction the moment they are loaded.
 `Settings.load()` turns every validation error into one sentence that names the variable, the value and the remedy.
