@@ -164,7 +164,7 @@ def budgets(board: Scoreboard, quick: bool) -> None:
 def trouble(board: Scoreboard, quick: bool) -> None:
     """W3: failures, the own GPU dies at 30 %, the cloud is pre-empted, Google refuses for a while."""
     board.title("W3: 5% fail, own GPU dies at 30% of the time, cloud pre-empted for 20 s, Google refuses for 10 s")
-    sites, runs = sheet("seed", failure=0.05), 15 if quick else 300
+    sites, runs = sheet("seed", failure=0.05), 40 if quick else 300
     for deadline in (160, 250):
         incidents = (
             Incident("local", 0.3 * deadline),
@@ -184,7 +184,7 @@ def trouble(board: Scoreboard, quick: bool) -> None:
             f"  counting on returns saves {saved:.1f} %; late {found[False][1]:.1%} without, {found[True][1]:.1%} with"
         )
         extra_late = 100 * (found[True][1] - found[False][1])
-        board.claim(Claim(f"W3 D={deadline}: batches late more often by counting on returns", extra_late, 7, unit=" %"))
+        board.claim(Claim(f"W3 D={deadline}: batches late more often by counting on returns", extra_late, 5, unit=" %"))
         lost = sum(outcome.unmade for outcome in outcomes)
         doubled = sum(sum(outcome.split.values()) - 100 for outcome in outcomes)
         board.claim(Claim(f"W3 D={deadline}: jobs lost or made twice in {runs} runs", lost + abs(doubled), 0))

@@ -46,7 +46,7 @@ TOLERANCE_S = 1e-6
 JUST_IN_TIME = 0.8
 """Share of the time left that the dearest backend's work may fill before it starts: its times are the least known."""
 
-SURE = 0.4
+SURE = 0.2
 """Share of what the cheaper backends can finish by which they must fall short before clips are made early to learn."""
 
 
