@@ -114,6 +114,14 @@ def test_every_option_is_also_a_variable(
         assert getattr(InstallOptions.of({field: default}), field) == default
 
 
+def test_mirrors_have_a_variable_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """HYBRID_VIDEO_MODEL_MIRRORS, which the messages name; the option's own goes before it."""
+    monkeypatch.setenv("HYBRID_VIDEO_MODEL_MIRRORS", "https://hf-mirror.com")
+    assert InstallOptions.of({}).mirrors == ("https://hf-mirror.com",)
+    monkeypatch.setenv("HYBRID_VIDEO_INSTALL_MIRROR", "/usb")
+    assert InstallOptions.of({}).mirrors == ("/usb",)
+
+
 def test_a_password_in_an_address_is_refused_because_options_are_stored() -> None:
     """And it is not repeated in the message."""
     for field in ("source", "torch_index", "mirrors"):
