@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import ast
 import json
+import os
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -73,6 +76,29 @@ def test_it_installs_where_asked_to_and_git_and_uv_go_on_where_it_fails(
     assert receipt.current.engine == ("git" if fails else "comfy-cli")
     assert second["venv"] == str(rig.folder / "versions" / receipt.current.id / "venv")
     assert ("going on with git and uv" in rig.said()) is fails
+
+
+def test_without_uv_pythons_own_venv_and_pip_do(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slower, but whole: from the same index, the build that was chosen."""
+    tools = rig.root / "tools"
+    tools.mkdir()
+    (tools / "git").symlink_to(str(shutil.which("git")))
+    monkeypatch.setenv("PATH", str(tools))
+    monkeypatch.delenv("UV", raising=False)
+    if find_uv() is not None:
+        pytest.skip("a uv beside Python cannot be hidden")
+    monkeypatch.setenv("PIP_INDEX_URL", f"{rig.server.url}/simple")
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    installation = rig.installation(service="none")
+    assert installation.run(rig.events.append).status == "done"
+    receipt = installation.receipt
+    assert receipt is not None
+    assert receipt.current is not None
+    python = installation.layout.version(receipt.current.id).python
+    look = subprocess.run([python, "-m", "pip", "list"], capture_output=True, text=True, timeout=60, check=True)
+    assert "9.9.0+cpu" in look.stdout
+    with pytest.raises(ConfigurationError, match="without uv it cannot be fetched"):
+        rig.installation(service="none", python="3.13", folder=rig.root / "other").run()
 
 
 def test_it_is_refused_where_it_cannot_do_it(rig: Rig) -> None:

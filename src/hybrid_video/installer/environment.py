@@ -179,10 +179,10 @@ class Environment:
 
 
 def find_uv() -> str | None:
-    """Path of uv: HYBRID_VIDEO_UV, PATH, its usual places."""
-    named = os.environ.get("HYBRID_VIDEO_UV")
-    if named and Path(named).is_file():
-        return named
+    """Path of uv: HYBRID_VIDEO_UV, the uv that started this, PATH, its usual places."""
+    for named in (os.environ.get("HYBRID_VIDEO_UV"), os.environ.get("UV")):
+        if named and Path(named).is_file():
+            return named
     suffix = ".exe" if os.name == "nt" else ""
     home = Path.home()
     beside = Path(sys.executable).with_name(f"uv{suffix}")
