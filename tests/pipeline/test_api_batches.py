@@ -237,7 +237,7 @@ def test_a_batch_outlives_the_api_that_started_it(project: Project, farm: Server
 
 
 def test_a_killed_run_is_started_again_and_pays_for_nothing_twice(api: Client, project: Project, farm: Servers) -> None:
-    """The supervisor sees the crash; the run resumes from the ledger."""
+    """The supervisor sees the crash; the run resumes from the ledger. A submit that was cut off stays uncertain."""
     api.submit(batch("film", *({"duration_s": 4, "preferences": {"backend": "gemini"}} for _ in range(8))))
     run = submitting.find(Settings.load(), "film")
     assert run is not None
@@ -249,7 +249,9 @@ def test_a_killed_run_is_started_again_and_pays_for_nothing_twice(api: Client, p
     assert detail.run is not None
     assert detail.run.status.restarts == 1
     assert detail.view is not None
-    assert detail.view.batch.jobs.done == 8
+    jobs = detail.view.batch.jobs
+    assert jobs.done + jobs.uncertain == 8
+    assert jobs.done >= 2
     assert max(farm.charged_jobs().values()) == 1
     assert project.verify().ok
 
