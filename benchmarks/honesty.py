@@ -34,7 +34,7 @@ from hybrid_video.simulation.world import BURNED
 P50, P90 = 0.03, 0.10
 WITHIN = (0.85, 0.95)
 RATE = 10.0
-LIVE_JOBS = 24
+LIVE_JOBS = 40
 
 GOALS: dict[int, tuple[dict[str, Any], ...]] = {
     100: ({}, {"deadline_s": 160.0}, {"deadline_s": 190.0}, {"deadline_s": 250.0}),

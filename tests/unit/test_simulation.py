@@ -239,3 +239,35 @@ def test_a_missed_target_is_a_fail() -> None:
     assert not Claim("cost", 3.2, 3).passed
     assert Claim("on time", 95, 95, "at least").passed
     assert Claim("cost", 1.5, 3).ratio == 0.5
+
+
+def test_counting_on_a_return_saves_money_and_keeps_the_deadline() -> None:
+    """The own GPU is away for 30 s and the cloud for 20 s: nothing dear is bought for work that they can still do."""
+    sites = seed_sites(failure=0.05)
+    incidents = (Incident("local", 75, 105), Incident("cloud", 125, 145))
+    spent, late = {}, {}
+    for counts in (False, True):
+        outcomes = [
+            simulate(
+                sites, clips(100), Ours(250, guard_s=None, counts_on_returns=counts), seed=seed, incidents=incidents
+            )
+            for seed in range(20)
+        ]
+        spent[counts] = statistics.fmean(float(outcome.cost_usd) for outcome in outcomes)
+        late[counts] = sum(outcome.duration_s > 250 for outcome in outcomes)
+    assert spent[True] < 0.75 * spent[False]
+    assert late[True] <= 1
+
+
+def test_a_middle_tier_works_on_while_the_cheaper_one_may_fall_short() -> None:
+    """Exactly enough room on the own GPUs: certain times leave the cloud idle, times that scatter do not."""
+    jobs = [PendingJob(f"shot-{number}", SEED_QUOTES) for number in range(60)]
+    lanes = [
+        LaneState(f"{key}-{number}", key)
+        for key, slots in {"local": 3, "cloud": 5, "gemini": 10}.items()
+        for number in range(slots)
+    ]
+    certain = dispatcher.assign(dispatcher.grouped(jobs), lanes, 200)
+    unsure = dispatcher.assign(dispatcher.grouped(jobs), lanes, 200, spread={"local": 0.2, "cloud": 0.2})
+    assert {made.backend for made in certain} == {"local"}
+    assert {made.backend for made in unsure} == {"local", "cloud"}
