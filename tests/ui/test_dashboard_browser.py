@@ -27,6 +27,7 @@ from hybrid_video.models import JobState, Tier
 from hybrid_video.views import batch as batch_view
 from hybrid_video.views import job as job_view
 from hybrid_video.views import jobs as jobs_view
+from hybrid_video.views import pods as pods_view
 
 CHROMIUM = find_chromium()
 FLAGS = [
@@ -230,6 +231,30 @@ def test_a_batch_is_cancelled_after_a_question(page: Any, served: Served, world:
     page.get_by_text("2 clips cancelled, 0 were finished already.").wait_for()
     counts = batch_view(world.ledger, "doomed").batch.jobs
     assert (counts.done, counts.cancelled, counts.pending) == (1, 2, 0)
+
+
+@pytest.fixture
+def with_pods(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pods can be opened; their emulator serves any image."""
+    monkeypatch.setenv("HYBRID_VIDEO_PODS_IMAGE", "example/comfyui-pod:1")
+
+
+@pytest.mark.usefixtures("with_pods")
+def test_a_pod_is_rented_after_a_question_and_stopped(page: Any, served: Served, world: World) -> None:
+    """The page, the ledger and the provider's own list agree at each step."""
+    listed = f"{os.environ['HYBRID_VIDEO_RUNPOD_PODS_URL']}/pods"
+    page.goto(f"{served.url}/backends?tab=pods")
+    page.get_by_role("button", name="Start a pod").click()
+    assert not pods_view(world.ledger).items, "nothing is rented before the question is answered"
+    page.get_by_role("button", name="Rent it").click()
+    page.get_by_text("1 / 5", exact=True).wait_for()
+    (pod,) = pods_view(world.ledger).items
+    headers = {"Authorization": f"Bearer {os.environ['RUNPOD_API_KEY']}"}
+    assert pod.pod_id is not None
+    assert pod.pod_id in httpx.get(listed, headers=headers).text
+    page.get_by_role("button", name="Stop all").click()
+    page.get_by_text("0 / 5", exact=True).wait_for()
+    assert not pods_view(world.ledger).items
 
 
 def test_the_server_answers_ends_quietly_and_keeps_its_secrets(served: Served) -> None:
