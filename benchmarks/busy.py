@@ -170,7 +170,7 @@ async def _bare(jobs: int) -> int:
                 body = {"prompt": graph, "prompt_id": str(uuid.uuid4()), "client_id": "bare"}
                 (await client.post(f"{url}/prompt", json=body)).raise_for_status()
                 async for frame in socket:
-                    said = json.loads(frame) if isinstance(frame, str) else {"type": ""}
+                    said: dict[str, Any] = json.loads(frame) if isinstance(frame, str) else {"type": ""}
                     if said["type"] == "executing" and said["data"]["node"] is None:
                         done += 1
                         break

@@ -85,7 +85,8 @@ def _plan_row(sites: Sequence[Site], failure: float, jobs: int, goal: dict[str, 
         planned_s=round(plan.duration_s, 1),
         mean_s=round(fmean(times), 1),
         **{name: round(value, 4) for name, value in row.items()},
-        passed=passed,
+        judged_by=counted,
+        passed=passed if counted else None,
     )
     return passed
 
