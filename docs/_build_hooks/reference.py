@@ -90,8 +90,8 @@ def failures() -> Iterator[str]:
     yield "| kind | whose | tried again | what to do |\n|---|---|---|---|"
     for kind, policy in POLICIES.items():
         yield f"| `{kind.value}` | {policy.fault} | {policy.next} | {_cell(policy.advice)} |"
-    yield "\n*anywhere*: the same backend too, when no other can serve. *elsewhere*: never this backend again for the job."
-    yield "*nowhere*: the job fails at once. *look*: it may have been accepted, so it is only looked up, never sent again."
+    yield "\n*anywhere*: the same backend too, when no other can serve. *elsewhere*: never this one again for the job."
+    yield "*nowhere*: the job fails at once. *look*: it may have been accepted, so it is only looked up."
 
 
 def api() -> Iterator[str]:

@@ -179,8 +179,8 @@ class Round:
     def short_by(self, cheaper: Sequence[Backend]) -> float:
         """How many clips fewer than expected backends may come to finish within the horizon, by their spread.
 
-        The number a slot finishes in a time scatters like the square root of its mean times the spread of one clip. Half
-        a clip is no reason to buy a whole one.
+        The number a slot finishes in a time scatters like the square root of its mean times the spread of one clip.
+        Half a clip is no reason to buy a whole one.
         """
         scatter = sum([b.capacity(self.horizon_s, self.soft) * b.cv * b.cv for b in cheaper if b.cv])
         return max(0.0, SAFETY * math.sqrt(scatter) - 0.5) if scatter else 0.0

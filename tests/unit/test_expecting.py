@@ -42,7 +42,7 @@ def test_many_simulated_batches_come_to_what_was_expected(deadline_s: float | No
 def test_every_clip_is_somewhere_and_a_later_deadline_never_costs_more(
     jobs: int, deadline_s: float | None, budget_usd: Decimal | None, spreads: list[float]
 ) -> None:
-    """Whole clips that add up, a cost between all on the cheapest and all on the dearest, and less haste, less money."""
+    """Whole clips that add up, a cost between all on the cheapest and all on the dearest; less haste, less money."""
     kinds = [Uncertain(kind.resource, cv) for kind, cv in zip(KINDS, spreads, strict=True)]
     plan = expected(kinds, jobs, deadline_s=deadline_s, budget_usd=budget_usd, value_of_time_usd_per_h=RATE)
     assert plan is not None
