@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
@@ -73,6 +74,38 @@ def test_a_worker_starts_once_and_not_for_every_clip() -> None:
     assert found.planned_s == pytest.approx(60 + 2 * 20)
     assert found.planned_usd == Decimal("0.07")
     assert (found.starts, found.start_usd) == (5, Decimal("0.105"))
+
+
+def test_jobs_that_prefer_a_tier_are_counted_there_and_the_others_get_what_is_left() -> None:
+    """Twelve of forty shots prefer Google: its ten slots make two rounds of them; the rest goes as it would alone."""
+    shots = seed_shots(40)
+    wishes = EffectivePreferences(backend="gemini")
+    shots[:12] = [replace(shot, preferences=wishes) for shot in shots[:12]]
+    goal = {"deadline_s": None, "budget_usd": None, "value_of_time_usd_per_h": 10}
+    found = forecast("film", shots, seed_lanes(), **goal)
+    alone = forecast("film", seed_shots(28), seed_lanes(), **goal)
+    assert found is not None
+    assert alone is not None
+    assert found.split == {**alone.split, "gemini": alone.split["gemini"] + 12}
+    assert found.planned_usd == alone.planned_usd + 12 * Decimal("0.08")
+    assert found.planned_s == alone.planned_s
+    bound = forecast("film", shots[:12], seed_lanes(), **goal)
+    assert bound is not None
+    assert (bound.split, bound.planned_usd, bound.planned_s) == ({"gemini": 12}, Decimal("0.96"), 10)
+
+
+def test_slots_that_serve_jobs_of_their_own_first_are_not_promised_twice() -> None:
+    """Six shots may only use the three own GPUs; the others see those busy for 20 s."""
+    shots = seed_shots(12)
+    own = [replace(shot, offers=tuple(o for o in shot.offers if o.backend == "local")) for shot in shots[:6]]
+    goal = {"deadline_s": 40, "budget_usd": None, "value_of_time_usd_per_h": 10}
+    found = forecast("film", [*own, *shots[6:]], seed_lanes(), **goal)
+    assert found is not None
+    assert (found.split["local"], found.planned_usd) == (12, Decimal(0))
+    assert found.planned_s == 40
+    hasty = forecast("film", [*own, *shots[6:]], seed_lanes(), **{**goal, "deadline_s": 30})
+    assert hasty is not None
+    assert (hasty.split["local"], hasty.split["cloud"]) == (9, 3)
 
 
 def test_nothing_to_make_is_not_forecast() -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from decimal import ROUND_HALF_EVEN, Decimal
+from typing import TypedDict
 
 from hybrid_video import planner
-from hybrid_video.engine.selection import Shot
+from hybrid_video.engine.selection import Shot, options
 from hybrid_video.expecting import Uncertain, expected
 from hybrid_video.ledger.forecasts import Forecast, PoolLine
-from hybrid_video.models import NANO_USD, Lane, Quote
+from hybrid_video.models import NANO_USD, Lane, Quote, Refusal
 from hybrid_video.planner import Plan, Resource
 from hybrid_video.pricing.learning import Z90
 from hybrid_video.pricing.timings import PROBES
@@ -94,39 +96,89 @@ def forecast(
 ) -> Forecast | None:
     """Cost and duration of the jobs still to be made; None when there is nothing to make or nowhere.
 
-    Exact where times are certain, as in the seed's price list; where they scatter, what is to be expected.
+    Exact where times are certain, as in the seed's price list; where they scatter, what is to be expected. Jobs that
+    may use one backend only, by their capabilities or their own preference, are counted there first; the others are
+    planned on what that leaves.
     """
-    pool = pool_of(shots, lanes)
-    resources = resources_of(pool)
+    present = {lane.backend for lane in lanes}
+    wanted = [_as_it_will_go(shot, present) for shot in shots]
+    pool = pool_of(wanted, lanes)
     scatter = {line.backend: line.cv for line in pool}
-    if any(scatter.values()):
-        plan = expected(
-            [Uncertain(resource, scatter[resource.key]) for resource in resources],
-            len(shots),
-            deadline_s=deadline_s,
-            budget_usd=budget_usd,
-            value_of_time_usd_per_h=value_of_time_usd_per_h,
-        )
-    else:
-        plan = plan_for(
-            resources,
-            len(shots),
-            deadline_s=deadline_s,
-            budget_usd=budget_usd,
-            value_of_time_usd_per_h=value_of_time_usd_per_h,
-        )
-    if plan is None:
+    bound = Counter(next(iter(keys)) for shot in wanted if len(keys := shot.open_offers.keys() & present) == 1)
+    free = len(shots) - bound.total()
+    resources = resources_of(pool)
+    alone = [
+        _plan([resource], scatter, bound[resource.key], None, None, value_of_time_usd_per_h)
+        for resource in resources
+        if bound[resource.key]
+    ]
+    parts = [plan for plan in alone if plan is not None]
+    spent = sum((plan.cost_usd for plan in parts), Decimal(0))
+    left = None if budget_usd is None else max(Decimal(0), budget_usd - spent)
+    open_to_all = {key for shot in wanted if len(shot.open_offers.keys() & present) != 1 for key in shot.open_offers}
+    taken = [_after(resource, bound[resource.key]) for resource in resources if resource.key in open_to_all]
+    rest = _plan(taken, scatter, free, deadline_s, left, value_of_time_usd_per_h)
+    if free and rest is None:
+        return None
+    parts += [rest] if rest is not None else []
+    if not parts:
         return None
     return Forecast(
         batch=batch,
         jobs=len(shots),
-        planned_usd=plan.cost_usd.quantize(NANO_USD),
-        planned_s=plan.duration_s,
-        split=plan.split,
+        planned_usd=sum((plan.cost_usd for plan in parts), Decimal(0)).quantize(NANO_USD),
+        planned_s=max(plan.duration_s for plan in parts),
+        split={line.backend: sum(plan.split.get(line.backend, 0) for plan in parts) for line in pool},
         pool=pool,
         deadline_s=deadline_s,
         budget_usd=budget_usd,
     )
+
+
+def _as_it_will_go(shot: Shot, present: Collection[str]) -> Shot:
+    """The shot with only the offers that its preferences leave while everything works."""
+    able = {key: quote for key, quote in shot.open_offers.items() if key in present}
+    absent = {key: Refusal(code="health", reason="has no lane") for key in shot.open_offers if key not in able}
+    wanted = options(shot, absent)
+    if len(wanted) == len(shot.open_offers):
+        return shot
+    kept = tuple(offer for offer in shot.offers if offer.backend in wanted)
+    return replace(shot, offers=kept)
+
+
+def _after(resource: Resource, jobs: int) -> Resource:
+    """A resource whose slots first make so many other jobs, dealt out evenly."""
+    if not jobs:
+        return resource
+    each, more = divmod(jobs, resource.slots)
+    starts = sorted(resource.starts())
+    busy = tuple(ready + (each + (number < more)) * resource.service_s for number, ready in enumerate(starts))
+    return replace(resource, ready_s=busy)
+
+
+def _plan(
+    resources: Sequence[Resource],
+    scatter: Mapping[str, float],
+    jobs: int,
+    deadline_s: float | None,
+    budget_usd: Decimal | None,
+    value_of_time_usd_per_h: float,
+) -> Plan | None:
+    """The plan for a goal, by whichever arithmetic fits; None without a slot or a job."""
+    goal: _Goal = {
+        "deadline_s": deadline_s,
+        "budget_usd": budget_usd,
+        "value_of_time_usd_per_h": value_of_time_usd_per_h,
+    }
+    if any(scatter[resource.key] for resource in resources):
+        return expected([Uncertain(resource, scatter[resource.key]) for resource in resources], jobs, **goal)
+    return plan_for(resources, jobs, **goal)
+
+
+class _Goal(TypedDict):
+    deadline_s: float | None
+    budget_usd: Decimal | None
+    value_of_time_usd_per_h: float
 
 
 def _scatter(quote: Quote) -> float:
