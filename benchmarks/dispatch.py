@@ -136,7 +136,7 @@ def current_prices(board: Scoreboard, quick: bool) -> None:
 def on_time(board: Scoreboard, quick: bool) -> None:
     """Deadlines kept with the guard the dispatcher keeps by itself."""
     board.title(f"On time with {GUARD} of the longest clip in hand")
-    for jobs, deadlines, runs in ((100, (160, 190, 250), 120 if quick else 400), (1000, (1600,), 20 if quick else 100)):
+    for jobs, deadlines, runs in ((100, (160, 190, 250), 300 if quick else 400), (1000, (1600,), 20 if quick else 100)):
         for failure in (0.0, 0.05):
             for deadline in deadlines:
                 rule = partial(Ours, deadline, guard_s=None)
