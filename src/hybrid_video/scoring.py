@@ -63,9 +63,10 @@ def least_reserve_usd(quote: Quote) -> Decimal:
     """The smallest reservation with which a job may start.
 
     A price per second is reserved with much to spare; near a limit that may shrink to a fifth above the expected cost,
-    because the job is stopped before it crosses the limit. Any other price is reserved whole.
+    because the job is stopped before it crosses the limit. The start of a worker counts: it is billed too, and a limit
+    that cannot carry it is no limit to start with. Any other price is reserved whole.
     """
-    return min(quote.reserve_usd, quote.amount_usd * TIGHT) if quote.rate_usd_per_s else quote.reserve_usd
+    return min(quote.reserve_usd, quote.caused_usd * TIGHT) if quote.rate_usd_per_s else quote.reserve_usd
 
 
 def rank(

@@ -15,6 +15,7 @@ from chaos_rig import Studio
 
 import hybrid_video
 from hybrid_video.ledger import Ledger, Owner
+from hybrid_video.ledger import owner as ledger_owner
 from hybrid_video.ledger import store as ledger_store
 from hybrid_video.models import Tier, utc_now
 
@@ -62,7 +63,8 @@ def test_a_jump_takes_no_job_from_a_live_process_of_this_machine(
     """Set clock, or a laptop that slept for a day: the lease seems over, but the owner's lock says that it lives."""
     owner = Owner(tmp_path)
     with live_owner(tmp_path) as child:
-        monkeypatch.setattr(ledger_store, "utc_now", lambda: utc_now() + jump)
+        for module in (ledger_store, ledger_owner):
+            monkeypatch.setattr(module, "utc_now", lambda: utc_now() + jump)
         assert not ledger.claim("film", "s0", owner)
         child.kill()
         child.wait()
@@ -79,7 +81,7 @@ def test_a_jump_forward_ends_the_lease_of_an_owner_elsewhere(
     far.id = "another-machine/1"
     assert ledger.claim("film", "s0", far)
     assert not ledger.claim("film", "s0", owner)
-    monkeypatch.setattr(ledger_store, "utc_now", lambda: utc_now() + DAY)
+    monkeypatch.setattr(ledger_owner, "utc_now", lambda: utc_now() + DAY)
     assert ledger.claim("film", "s0", owner)
     owner.close()
 

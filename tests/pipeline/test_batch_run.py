@@ -111,10 +111,12 @@ def test_image_to_video_takes_the_users_picture_along(farm: Servers, project: Pr
     picture = project.folder / "frames" / "red.png"
     Image.new("RGB", (320, 180), (200, 30, 30)).save(picture)
     jobs = [{**preference, "image": "frames\\red.png"} for preference in (ONLY_LOCAL, ON_CLOUD, ON_GEMINI)]
+    comfyui = farm.environment["HYBRID_VIDEO_COMFYUI_URLS"]
+    before = _uploaded(comfyui)
     report = finished(project.run(project.batch(jobs)), 3)
     assert {clip["backend"] for clip in report["clips"]} == {"local", "cloud", "gemini"}
-    comfyui = farm.environment["HYBRID_VIDEO_COMFYUI_URLS"]
-    names = [entry["name"] if isinstance(entry, dict) else entry for entry in _uploaded(comfyui)]
+    fresh = [entry for entry in _uploaded(comfyui) if entry not in before]
+    names = [entry["name"] if isinstance(entry, dict) else entry for entry in fresh]
     assert len(names) == 1
     name = names[0].removesuffix(" [input]")
     got = httpx.get(f"{comfyui}/view", params={"filename": name, "type": "input"})

@@ -264,10 +264,9 @@ async def test_what_a_process_remembers_is_what_a_fresh_one_reads(
         assert (kept.whole.count, kept.whole.up_to) == (read.whole.count, read.whole.up_to)
 
 
-def test_a_whole_scrape_works_on_postgresql(postgres: str, tmp_path: Path) -> None:
+def test_a_whole_scrape_works_on_every_database(ledger_url: str | Path, tmp_path: Path) -> None:
     """Every query of every family, on an empty ledger there."""
-    url = sa.make_url(postgres).set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
-    ledger = Ledger.open(url)
+    ledger = Ledger.open(ledger_url)
     try:
         scrape = Scrape(exposition(ledger, Settings(storage=StorageSettings(home=tmp_path))).decode())
     finally:

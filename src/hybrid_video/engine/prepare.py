@@ -153,12 +153,17 @@ def _check_budget(batch: Batch, shots: Sequence[Shot], settings: Settings) -> No
         "the daily budget (HYBRID_VIDEO_DAILY_BUDGET_USD)": settings.routing.daily_budget_usd,
         "the monthly budget (HYBRID_VIDEO_MONTHLY_BUDGET_USD)": settings.routing.monthly_budget_usd,
     }
-    least = sum((min(q.amount_usd for q in shot.open_offers.values()) for shot in shots), Decimal(0))
+    cheapest = [min(shot.open_offers.values(), key=lambda quote: quote.caused_usd) for shot in shots]
+    starts = {quote.backend: quote.start_usd for quote in cheapest}
+    least = sum((quote.amount_usd for quote in cheapest), sum(starts.values(), Decimal(0)))
     for what, cap in caps.items():
         if cap is None or least <= cap:
             continue
-        backends = Counter(min(s.open_offers.values(), key=lambda q: q.amount_usd).backend for s in shots)
-        split = ", ".join(f"{count} on {key}" for key, count in backends.items())
+        backends = Counter(quote.backend for quote in cheapest)
+        split = ", ".join(
+            f"{count} on {key}{f' with one start for ${starts[key]:f}' if starts[key] else ''}"
+            for key, count in backends.items()
+        )
         message = (
             f"{what} is ${cap:f}, but the cheapest way to make the {len(shots)} jobs costs ${least:f} ({split}); "
             "raise it, make fewer or shorter clips, or add a cheaper backend. Nothing was started."
