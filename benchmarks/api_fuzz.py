@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from hybrid_video.api import create_app
+from hybrid_video.api.batches import LONGEST_WAIT_S
 from hybrid_video.cli.demo import running_farm
 from hybrid_video.emulators.farm import FarmOptions
 from hybrid_video.ledger import Ledger, Owner
@@ -94,6 +95,7 @@ def fuzz(url: str, seconds: float, folder: Path, *, examples: int, seed: int) ->
     while (left_s := until_s - time.monotonic()) > 5 and len(said) < MOST_COMPLAINTS:
         command = [sys.executable, "-m", "schemathesis.cli", "run", f"{url}/openapi.json", "--checks", CHECKS]
         command += ["--mode", "all", "--max-examples", str(examples), "--seed", str(seed + rounds), "--no-color"]
+        command += ["--request-timeout", str(LONGEST_WAIT_S + 10)]  # a long poll may take its time
         command += ["--suppress-health-check", "all", "--max-time", str(int(left_s)), "--warnings", "off"]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", check=False)
         rounds += 1

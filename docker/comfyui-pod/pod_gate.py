@@ -96,7 +96,8 @@ class Gate:
             name = passage.route.name
             _check_body(request, passage)
             if self.ending and passage.route.name != "lease":
-                raise RefusedError(503, "the lease of this pod has run out; it is ending")
+                certainly_not_sent = 409 if passage.route.name == "prompt" else 503
+                raise RefusedError(certainly_not_sent, "the lease of this pod has run out; it is ending")
             response = (
                 await self._local(request, passage) if passage.route.local else await self._pass(request, passage)
             )

@@ -25,6 +25,7 @@ from hybrid_video.errors import HybridVideoError
 from hybrid_video.ledger import Ledger, Owner
 from hybrid_video.models import Health, utc_now
 from hybrid_video.pods.pool import PodPool
+from hybrid_video.pods.store import PodStore
 from hybrid_video.pricing.quoting import Quoter
 from hybrid_video.pricing.refresh import load_prices
 from hybrid_video.pricing.timings import ServiceTimes
@@ -115,6 +116,7 @@ class Watcher:
         self._paced: dict[str, Duty] = {}
         self._ill: dict[str, str] = {}
         self._told_failed = ""
+        self._other: Holder | None = None
         self.acting = False
         """Whether this process is the watcher now."""
 
@@ -168,24 +170,31 @@ class Watcher:
     async def wind_up(self, *, patience_s: float = 60.0) -> bool:
         """Ends the pods that hold no job, before the process leaves; True when none of ours is left.
 
-        With work of other runs left nothing is closed: one of them takes the watcher's place.
+        With work of other runs left nothing is closed: one of them takes the watcher's place. Two runs that end in the
+        same moment must not each leave it to the other: one that stands by behind another run's watcher waits for the
+        place, or for the end of the pods.
         """
-        if not self.acting or self._scaling is None or self._pool is None:
+        if not pods_configured(self._settings):
             return True
-        scaling, pool = self._scaling, self._pool
+        store = PodStore(self._ledger)
         until_s = time.monotonic() + patience_s
         while time.monotonic() < until_s:
             try:
-                if await asyncio.to_thread(self._demands.live):
+                if await asyncio.to_thread(self._demands.live) or not await asyncio.to_thread(store.alive):
                     return True
-                scaling.winding_up = True
-                self._paced["pods"].poke.set()
-                if not await asyncio.to_thread(pool.store.alive):
+                if self.acting and self._scaling is not None:
+                    self._scaling.winding_up = True
+                    self._paced["pods"].poke.set()
+                elif not self._place_will_be_free():
                     return True
             except HybridVideoError as error:
                 log.warning("the pods cannot be wound up yet: %s", error)
-            await asyncio.sleep(min(0.5, scaling.tick_s))
+            await asyncio.sleep(0.5 if self._scaling is None else min(0.5, self._scaling.tick_s))
         return False
+
+    def _place_will_be_free(self) -> bool:
+        """Whether who watches instead leaves with its run; the command `watch` stays and closes pods itself."""
+        return self._other is None or self._other.document.get("where") in (None, "run")
 
     # -- the loop --------------------------------------------------------------------------------------------------
 
@@ -275,7 +284,8 @@ class Watcher:
 
     async def _take_place(self) -> Holder | None:
         try:
-            return await asyncio.to_thread(self._lease.take, self.status())
+            self._other = await asyncio.to_thread(self._lease.take, self.status())
+            return self._other
         except HybridVideoError as error:
             log.warning("the watcher's place cannot be taken yet: %s", error)
             return Holder("", utc_now(), {"host": "the ledger, which does not answer"})
