@@ -54,7 +54,7 @@ STYLE = """
   line-height: 1rem; text-align: center; border: 1px solid currentColor; border-radius: 50%; font-size: .68rem;}
 .hv-stat b {display: block; margin: .05rem 0 0; font-size: 1.62rem; line-height: 1.3; font-weight: 600;
   overflow-wrap: anywhere; font-variant-numeric: tabular-nums; letter-spacing: -.01em;}
-.hv-stat small {display: block; font-size: .83rem; opacity: .75; margin-top: .1rem;}
+.hv-stat small {display: block; font-size: .83rem; opacity: .75; margin-top: .1rem; overflow-wrap: anywhere;}
 [data-testid="stStatusWidget"] {visibility: hidden;}
 .hv-sub {opacity: .75; margin: -.6rem 0 .4rem 0; font-size: .98rem;}
 .hv-bar {display: flex; height: 14px; border-radius: 7px; overflow: hidden; gap: 2px;
