@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import date, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -145,7 +146,9 @@ def test_an_older_file_gets_its_sums_when_it_is_opened(
     connection.execute("drop table daily")
     connection.close()
     with analysis(history, Selection()) as asked:
-        assert asked.totals() == before
+        after = asked.totals()
+    assert after.mean_total_s == pytest.approx(before.mean_total_s)  # a mean of floats, added up in another order
+    assert replace(after, mean_total_s=before.mean_total_s) == before
     assert history.rebuild(ledger) == before.attempts
     with analysis(history, Selection()) as asked:
         assert asked.totals() == before

@@ -505,13 +505,13 @@ class BatchRun:
         follows = next_state(
             progress, failure, order.quote.backend, routing=self._settings.routing, now_s=time.monotonic()
         )
-        await _to_its_end(self._steps.record(self._driver, outcome, follows))
         rule = policy(failure.kind)
-        if rule.fault == "backend" or rule.fatal_for_backend:
+        if rule.fault == "backend" or rule.fatal_for_backend:  # before the booking: its lane is free already
             breaker.failed(time.monotonic(), fatal=rule.fatal_for_backend)
             self._roster.failed(order.lane)
         else:
             breaker.abandoned()
+        await _to_its_end(self._steps.record(self._driver, outcome, follows))
         progress.state = follows
         kinds: dict[JobState, EventKind] = {
             JobState.PENDING: "retry",

@@ -235,7 +235,7 @@ class Installation:
 
     def cancel(self) -> bool:
         """Asks whoever is at work to stop; False when nobody is. What has been downloaded is kept."""
-        return journals.request_cancel(self.layout.progress)
+        return self.state().status == "running" and journals.request_cancel(self.layout.progress)
 
     def state(self) -> InstallState:
         """How far it is, whichever process does it."""

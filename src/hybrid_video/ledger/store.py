@@ -6,6 +6,7 @@ mode with full synchronisation by default, PostgreSQL by URL. Methods are synchr
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
@@ -15,7 +16,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.exc import SQLAlchemyError, StatementError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError, StatementError
 
 from hybrid_video.errors import InputError, LedgerError
 from hybrid_video.ledger import forecasts, lanes, money, registration, rows, statements
@@ -43,6 +44,7 @@ __all__ = ["Balance", "Caps", "JobCancelledError", "JobRow", "JobTakenError", "L
 
 LEASE = timedelta(seconds=30)
 BUSY_TIMEOUT_S = 20.0
+OPENING_PAUSES_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 RECEIPTS = frozenset({AttemptState.SUBMITTED, AttemptState.RUNNING})
 """States that only add what is known of an attempt; every process may store them."""
 OVER = frozenset({JobState.DONE, JobState.FAILED, JobState.CANCELLED})
@@ -80,8 +82,7 @@ class Ledger:
         try:
             engine = _sqlite(url) if isinstance(url, Path) else _server(url)
             ledger = cls(engine)
-            with ledger._transaction() as connection:
-                t.migrate(connection)
+            ledger._migrate()
         except (SQLAlchemyError, OSError, ImportError) as error:
             where, remedy = repr(str(url)), "check the folder's permissions and free space, or set HYBRID_VIDEO_HOME"
             if not isinstance(url, Path):
@@ -89,6 +90,19 @@ class Ledger:
                 remedy = "check the address, and install the driver with `pip install 'hybrid-video[studio]'`"
             raise LedgerError(f"the ledger at {where} cannot be opened: {_cause(error)}; {remedy}") from None
         return ledger
+
+    def _migrate(self) -> None:
+        """Brings the tables up to date. SQLite does not wait for the lock of another process that recovers the log
+        after a kill, or folds it in at its end, so that is waited for here."""
+        for pause_s in (*OPENING_PAUSES_S, None):
+            try:
+                with self._transaction() as connection:
+                    t.migrate(connection)
+                return
+            except OperationalError as error:
+                if pause_s is None or "locked" not in str(error.orig):
+                    raise
+                time.sleep(pause_s)
 
     def act_as(self, owner: Owner | None) -> None:
         """Fences every later end of an attempt: it is refused once another owner has taken the job over.
