@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from itertools import chain, combinations
 from pathlib import Path
 
 from hybrid_video import workflows
@@ -22,7 +23,7 @@ from hybrid_video.errors import ConfigurationError, InputError, LimitError
 from hybrid_video.history import History
 from hybrid_video.history.queries import learned_times
 from hybrid_video.inputs import resolve_image, resolve_workflow
-from hybrid_video.models import Batch, EffectivePreferences, VideoJob
+from hybrid_video.models import Batch, EffectivePreferences, Quote, VideoJob
 from hybrid_video.pricing.quoting import Quoter
 from hybrid_video.pricing.refresh import load_prices
 from hybrid_video.pricing.timings import ServiceTimes
@@ -153,15 +154,14 @@ def _check_budget(batch: Batch, shots: Sequence[Shot], settings: Settings) -> No
         "the daily budget (HYBRID_VIDEO_DAILY_BUDGET_USD)": settings.routing.daily_budget_usd,
         "the monthly budget (HYBRID_VIDEO_MONTHLY_BUDGET_USD)": settings.routing.monthly_budget_usd,
     }
-    cheapest = [min(shot.open_offers.values(), key=lambda quote: quote.caused_usd) for shot in shots]
-    starts = {quote.backend: quote.start_usd for quote in cheapest}
+    cheapest, starts = _cheapest(shots)
     least = sum((quote.amount_usd for quote in cheapest), sum(starts.values(), Decimal(0)))
     for what, cap in caps.items():
         if cap is None or least <= cap:
             continue
         backends = Counter(quote.backend for quote in cheapest)
         split = ", ".join(
-            f"{count} on {key}{f' with one start for ${starts[key]:f}' if starts[key] else ''}"
+            f"{count} on {key}{f' with one start for ${starts[key]:f}' if key in starts else ''}"
             for key, count in backends.items()
         )
         message = (
@@ -171,6 +171,29 @@ def _check_budget(batch: Batch, shots: Sequence[Shot], settings: Settings) -> No
         if cap == 0:
             raise InputError(message)
         raise LimitError(message)
+
+
+def _cheapest(shots: Sequence[Shot]) -> tuple[list[Quote], dict[str, Decimal]]:
+    """The cheapest quote of each job, where a backend's worker is started once and not for every job; and the starts.
+
+    Exact: every set of backends that start one is tried. There are as many sets as 2 to the number of such backends.
+    """
+    offers = [tuple(shot.open_offers.values()) for shot in shots]
+    starts: dict[str, Decimal] = {}
+    for quote in (quote for mine in offers for quote in mine if quote.start_usd):
+        starts[quote.backend] = max(quote.start_usd, starts.get(quote.backend, Decimal(0)))
+    best: tuple[Decimal, list[Quote], dict[str, Decimal]] | None = None
+    for used in chain.from_iterable(combinations(starts, count) for count in range(len(starts) + 1)):
+        able = [[quote for quote in mine if quote.backend not in starts or quote.backend in used] for mine in offers]
+        if not all(able):
+            continue
+        chosen = [min(mine, key=lambda quote: quote.amount_usd) for mine in able]
+        paid = {key: starts[key] for key in used}
+        total = sum((quote.amount_usd for quote in chosen), sum(paid.values(), Decimal(0)))
+        if best is None or total < best[0]:
+            best = (total, chosen, paid)
+    assert best is not None  # noqa: S101 - with every backend allowed each job has an offer: it was prepared
+    return best[1], best[2]
 
 
 def _raise_problems(problems: Sequence[str]) -> None:
