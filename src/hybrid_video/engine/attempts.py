@@ -48,8 +48,6 @@ from hybrid_video.models import (
 log = logging.getLogger("hybrid_video.engine")
 
 CANCEL_TIMEOUT_S = 15.0
-OWNED_FOR_S = 1.0
-"""A job reserved so lately is not looked up again before it is sent: it was leased for much longer."""
 RECEIPT_PATIENCE_S = 120.0
 RECEIPT_PAUSE_S = 0.2
 LONGEST_RECEIPT_PAUSE_S = 10.0
@@ -75,8 +73,6 @@ class Ticket:
     handle: JobHandle | None = None
     lenient: bool = False
     caps: Caps = UNLIMITED
-    owned_s: float = float("-inf")
-    """When the spend gate last found the job to be this process's own (monotonic seconds)."""
 
 
 @dataclass(frozen=True)
@@ -278,8 +274,8 @@ class AttemptDriver:
         order = ticket.order
 
         async def send_and_store() -> JobHandle:
-            if time.monotonic() - ticket.owned_s > OWNED_FOR_S:
-                await asyncio.to_thread(self._ledger.check_owned, order.batch, order.job.id)
+            # Always, however lately it was reserved: the monotonic clock stands still while a machine is suspended.
+            await asyncio.to_thread(self._ledger.check_owned, order.batch, order.job.id)
             handle = await backend.submit(order)
             await self._store_receipt(order, handle)
             return handle

@@ -420,7 +420,7 @@ class BatchRun:
             self._busy.pop(order.attempt_id, None)
             self._fleet.breaker(order.quote.backend, order.quote.model).abandoned()
             return
-        ticket = Ticket(order, lenient=progress.shot.lenient, caps=caps, owned_s=time.monotonic())
+        ticket = Ticket(order, lenient=progress.shot.lenient, caps=caps)
         await self._drive(progress, ticket)
 
     async def _reserved(self, progress: JobProgress, request: SelectionRequest, order: WorkOrder, caps: Caps) -> bool:
