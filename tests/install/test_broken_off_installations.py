@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
-from install_rig import Rig, sha256, some_bytes, state_of
+from install_rig import MAIN, Rig, make_repository, sha256, some_bytes, stand_in_files, state_of
 
 from hybrid_video.errors import ConfigurationError
 from hybrid_video.installer import Installation
@@ -73,6 +75,25 @@ def test_killed_in_four_places_it_still_ends_whole(rig: Rig) -> None:
     assert not list(rig.folder.rglob("*.partial"))
     assert not list(rig.folder.rglob("*.part*"))
     assert len([p for p in rig.processes() if "stand_in.py" in " ".join(p.cmdline())]) == 1
+
+
+def test_killed_while_comfyui_starts_the_next_run_waits_for_it(rig: Rig) -> None:
+    """The service outlives the installer; the next run finds it running and not answering yet."""
+    slow = MAIN.format(python=sys.executable).replace("os.execv", "import time; time.sleep(4)\nos.execv", 1)
+    make_repository(rig.repository, stand_in_files("1.1.0", slow), "v1.1.0")
+    process = subprocess.Popen(
+        [*rig.command(), "--ref", "v1.1.0"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + WAIT_S
+    while not (rig.folder / "service/supervisor.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    kill(rig, process)
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection(("127.0.0.1", rig.port), 1).close()
+    assert rig.installation(ref="v1.1.0").run().status == "done"
 
 
 def test_it_stops_when_another_process_asks_and_resumes_with_its_options(rig: Rig) -> None:

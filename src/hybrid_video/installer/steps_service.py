@@ -53,8 +53,15 @@ def start_service(work: Work) -> str:
     work.keep(service_files=tuple(str(file) for file in files))
     service.start()
     work.restarted = True
+    version = _wait(work, service)
+    work.notice(service.sentence)
+    return f"ComfyUI {version} answers at {work.options.url}"
+
+
+def _wait(work: Work, service: Service) -> str:
+    """Waits until ComfyUI answers; returns its version."""
     try:
-        version = asyncio.run(
+        return asyncio.run(
             wait_for_answer(work.options.url, timeout_s=START_TIMEOUT_S, alive=lambda: _lives(work, service))
         )
     except BackendError as error:
@@ -62,8 +69,6 @@ def start_service(work: Work) -> str:
         raise ConfigurationError(
             f"ComfyUI was started but does not answer: {error.message}. The end of its log:\n{log_tail(work)}"
         ) from None
-    work.notice(service.sentence)
-    return f"ComfyUI {version} answers at {work.options.url}"
 
 
 def _lives(work: Work, service: Service) -> bool:
@@ -88,7 +93,9 @@ def render_needed(work: Work) -> bool:
 
 
 def render_clip(work: Work) -> str:
-    """Renders a tiny clip on it."""
+    """Renders a tiny clip on it; one that a killed installation started may still be on its way."""
+    if service := work.service():
+        _wait(work, service)
     found = asyncio.run(render_check(work.options.url, output=work.layout.data / "output"))
     if not found.ok:
         raise ConfigurationError(f"{found.detail}. The end of ComfyUI's log:\n{log_tail(work)}")

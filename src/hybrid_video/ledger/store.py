@@ -6,6 +6,7 @@ mode with full synchronisation by default, PostgreSQL by URL. Methods are synchr
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -44,7 +45,7 @@ __all__ = ["Balance", "Caps", "JobCancelledError", "JobRow", "JobTakenError", "L
 
 LEASE = timedelta(seconds=30)
 BUSY_TIMEOUT_S = 20.0
-OPENING_PAUSES_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
+OPENING_PAUSE_S = (0.02, 0.2)
 RECEIPTS = frozenset({AttemptState.SUBMITTED, AttemptState.RUNNING})
 """States that only add what is known of an attempt; every process may store them."""
 OVER = frozenset({JobState.DONE, JobState.FAILED, JobState.CANCELLED})
@@ -94,15 +95,16 @@ class Ledger:
     def _migrate(self) -> None:
         """Brings the tables up to date. SQLite does not wait for the lock of another process that recovers the log
         after a kill, or folds it in at its end, so that is waited for here."""
-        for pause_s in (*OPENING_PAUSES_S, None):
+        deadline = time.monotonic() + BUSY_TIMEOUT_S
+        while True:
             try:
                 with self._transaction() as connection:
                     t.migrate(connection)
                 return
             except OperationalError as error:
-                if pause_s is None or "locked" not in str(error.orig):
+                if time.monotonic() > deadline or "locked" not in str(error.orig):
                     raise
-                time.sleep(pause_s)
+                time.sleep(random.uniform(*OPENING_PAUSE_S))  # noqa: S311 - two that wait should not stay in step
 
     def act_as(self, owner: Owner | None) -> None:
         """Fences every later end of an attempt: it is refused once another owner has taken the job over.
