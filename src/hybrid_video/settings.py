@@ -12,6 +12,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import platformdirs
 from dotenv import dotenv_values
@@ -26,7 +27,7 @@ from pydantic_settings import (
 
 from hybrid_video import redaction
 from hybrid_video.errors import ConfigurationError
-from hybrid_video.models import BackendChoice, Preferences, ScoreWeights, Tier
+from hybrid_video.models import MAX_BUDGET_USD, BackendChoice, Preferences, ScoreWeights, Tier
 
 EMULATOR_ENDPOINT = "emulated"
 """Endpoint id the RunPod emulator serves, assumed when its URL names none."""
@@ -391,6 +392,36 @@ class StorageSettings(_Group):
         return self.out or self.home / "clips"
 
 
+class ScheduleSettings(_Group):
+    """What runs by itself: the nightly batch, the daily report, and the time zone both keep to."""
+
+    model_config = SettingsConfigDict(env_prefix="HYBRID_VIDEO_")
+
+    time_zone: str = Field(
+        "", description="The studio's time zone, like Asia/Bangkok; this machine's own when empty. Budgets stay UTC."
+    )
+    inbox: Path | None = Field(None, description="Folder watched for batch files; <home>/inbox when not set.")
+    inbox_budget_usd: Decimal | None = Field(
+        None, ge=0, le=MAX_BUDGET_USD, description="Hard limit for one night over all batch files of the inbox."
+    )
+    inbox_ready_by: str = Field(
+        "07:00",
+        pattern=r"^(([01]\d|2[0-3]):[0-5]\d)?$",
+        description="When the night's clips are to be ready, by the studio's clock; no such time when empty.",
+    )
+    inbox_settle_s: float = Field(
+        5.0, ge=0, le=600, description="A batch file is taken once it has not changed for so many seconds."
+    )
+
+    @field_validator("time_zone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        try:
+            return ZoneInfo(value).key if value else value
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            raise ValueError("is no time zone; write it like Europe/Berlin or Asia/Bangkok") from None
+
+
 class DashboardSettings(_Group):
     """The dashboard, as `hybrid-video dashboard` starts it."""
 
@@ -508,6 +539,7 @@ class Settings:
         gemini: GeminiSettings | None = None,
         routing: RoutingSettings | None = None,
         storage: StorageSettings | None = None,
+        schedule: ScheduleSettings | None = None,
         dashboard: DashboardSettings | None = None,
         api: ApiSettings | None = None,
         log: LogSettings | None = None,
@@ -518,6 +550,7 @@ class Settings:
         self.gemini = gemini or GeminiSettings()
         self.routing = routing or RoutingSettings()
         self.storage = storage or StorageSettings()
+        self.schedule = schedule or ScheduleSettings()
         self.dashboard = dashboard or DashboardSettings()
         self.api = api or ApiSettings()
         self.log = log or LogSettings()
@@ -557,11 +590,12 @@ GROUPS: tuple[type[_Group], ...] = (
     GeminiSettings,
     RoutingSettings,
     StorageSettings,
+    ScheduleSettings,
     DashboardSettings,
     ApiSettings,
     LogSettings,
 )
-_NAMES = ("comfyui", "runpod", "pods", "gemini", "routing", "storage", "dashboard", "api", "log")
+_NAMES = ("comfyui", "runpod", "pods", "gemini", "routing", "storage", "schedule", "dashboard", "api", "log")
 """The keyword of each group in `Settings`, in the order of `GROUPS`."""
 
 
