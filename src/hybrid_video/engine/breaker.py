@@ -7,6 +7,7 @@ Times are monotonic seconds given by the caller.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 FAILURES_TO_OPEN = 3
@@ -33,6 +34,12 @@ class Breaker:
         """Whether another job may be sent now; in half-open only one at a time."""
         state = self.state(now_s)
         return state == "closed" or (state == "half-open" and not self.trial)
+
+    def rested_s(self, now_s: float) -> float:
+        """For how long it has been left alone; infinite once one rest was not enough."""
+        if self.open_until_s is None:
+            return 0.0
+        return math.inf if self.openings > 1 else max(0.0, now_s - (self.open_until_s - OPEN_S))
 
     def started(self, now_s: float) -> None:
         """A job was sent."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from decimal import ROUND_DOWN, Decimal
 
 from hybrid_video import scoring
@@ -43,12 +44,20 @@ class Eligibility:
         return blocked
 
     def worth_waiting(
-        self, progress: JobProgress, found: dict[str, Quote], blocked: dict[str, Refusal], now: float
+        self,
+        progress: JobProgress,
+        found: dict[str, Quote],
+        blocked: dict[str, Refusal],
+        now: float,
+        counted: Collection[str] = (),
     ) -> bool:
         """Whether a cheaper backend only rests, and soon enough that buying from a dearer one would waste money.
 
         Never for a job that failed there, one in a hurry, one whose preferred tier is free, or after the third rest in
         a row.
+
+        Args:
+            counted: backends whose return the dispatcher counts on: it weighs that for the whole batch.
         """
         wishes = progress.shot.preferences
         if wishes.prioritize_speed or any(quote.tier.value == wishes.backend for quote in found.values()):
@@ -57,7 +66,8 @@ class Eligibility:
         for key, refusal in blocked.items():
             quote = progress.shot.open_offers[key]
             breaker = self._fleet.breaker(key, quote.model)
-            if refusal.code != "breaker" or key == progress.last_backend or breaker.openings >= PATIENT_OPENINGS:
+            resting = refusal.code == "breaker" and key not in counted
+            if not resting or key == progress.last_backend or breaker.openings >= PATIENT_OPENINGS:
                 continue
             wait_s = max(0.0, (breaker.open_until_s or now) - now) + quote.service_s
             late = self._batch.deadline_s is not None and now - self._began_s + 2 * wait_s > self._batch.deadline_s

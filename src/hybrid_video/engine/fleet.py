@@ -108,6 +108,10 @@ class Fleet:
         """The breaker of one backend and one model or workflow: a broken workflow does not close a sound GPU."""
         return self._breakers.setdefault((key, model), Breaker())
 
+    def breakers(self) -> list[tuple[tuple[str, str], Breaker]]:
+        """Every breaker that was ever asked for, by backend and model."""
+        return list(self._breakers.items())
+
     def unavailable(self, key: str, model: str) -> Refusal | None:
         """Why a backend cannot be given a job of this model now; None if it can."""
         if key in self.down:

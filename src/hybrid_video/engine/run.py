@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
@@ -24,11 +24,13 @@ from hybrid_video.engine.demand import POD_KEY, DemandPublisher, demand_of
 from hybrid_video.engine.eligibility import Eligibility, fitted
 from hybrid_video.engine.events import EventKind, Observer
 from hybrid_video.engine.forecast import forecast, uncertain, unproven
+from hybrid_video.engine.jobs import Jobs
 from hybrid_video.engine.prepare import Prepared
 from hybrid_video.engine.progress import JobProgress, UnderWay, next_state, wishes
 from hybrid_video.engine.report import BatchReport, build_report, money
 from hybrid_video.engine.requoting import Requoter
 from hybrid_video.engine.resume import after_acceptance, find_again
+from hybrid_video.engine.returns import Returns, also, merged
 from hybrid_video.engine.roster import Roster
 from hybrid_video.engine.selection import SelectionRequest, options
 from hybrid_video.engine.sharing import SharedLanes, room_of
@@ -46,6 +48,7 @@ from hybrid_video.history import History
 from hybrid_video.ledger import CANCELLED_MESSAGE, Caps, JobCancelledError, JobTakenError, LaneBusyError, Ledger, Owner
 from hybrid_video.ledger.lanes import POD_PREFIX
 from hybrid_video.models import Attempt, JobState, JobStatus, Quote, Refusal, Tier, WorkOrder, utc_now
+from hybrid_video.observing import about, traced
 from hybrid_video.preferences import applied
 from hybrid_video.pricing.timings import ServiceTimes
 from hybrid_video.settings import Settings
@@ -59,6 +62,7 @@ BRINGING_IN = 2
 """Clips of a lane that may be downloaded and checked while it works already on others."""
 REATTACH_ATTEMPTS = 2
 CANCEL_LOOK_S = 1.0
+FOLLOW_S = 0.1
 LOST_LOOK_S = 1.0
 
 
@@ -93,7 +97,7 @@ class BatchRun:
             self._fleet, ledger, out_dir=self._out_dir, simulated=simulated, on_progress=self._on_progress
         )
         self._shots = {shot.job.id: shot for shot in prepared.shots}
-        self._jobs: dict[str, JobProgress] = {}
+        self._jobs = Jobs()
         self._busy: dict[str, UnderWay] = {}
         self._loaded: dict[str, str] = {}
         self._tasks: dict[asyncio.Task[None], str] = {}
@@ -109,8 +113,10 @@ class BatchRun:
         self._replanned_s = float("-inf")
         self._cancelled = False
         self._asked_at_s = float("-inf")
+        self._followed_s = float("-inf")
         self._stopping: set[str] = set()
-        self._wake = asyncio.Event()
+        self._wake = self._fleet.changed
+        """One event for everything the loop waits for: a clip, a lane, a backend, another run."""
         self._resuming = asyncio.Lock()
         ledger.act_as(owner)
         self._kinds: dict[object, int] = {}
@@ -118,9 +124,13 @@ class BatchRun:
         self._requoter = Requoter(timings or ServiceTimes(), self._fleet.backends)
         self._unproven: dict[str, int] = {}
         demands = DemandStore(ledger, owner)
-        self._shared = SharedLanes(ledger, demands, batch=self._batch.name, mine=lambda: list(self._busy))
+        self._shared = SharedLanes(
+            ledger, demands, batch=self._batch.name, mine=lambda: list(self._busy), changed=self._wake
+        )
         self._roster = Roster(self._fleet, ledger, settings, self._busy_lanes, self._notice)
         self._publisher = DemandPublisher(demands, self._demand, time_scale=settings.routing.time_scale)
+        self._returns = Returns(self._fleet)
+        self._counted_on: frozenset[str] = frozenset()
         self._lost: dict[str, float] = {}
         """Jobs whose outcome was lost on a pod, and until when (monotonic) it may still be learned."""
         self._wind_up = wind_up
@@ -128,6 +138,7 @@ class BatchRun:
         self._planned: tuple[int, float, frozenset[str]] | None = None
         """Number of the stored plan, when it was made (monotonic seconds), and the jobs it is about."""
 
+    @traced("batch", lambda self: {"batch": self._batch.name})
     async def run(self) -> BatchReport:
         """Makes every job and returns the report. A cancellation stops the remote work first, then reports."""
         changed = self._ledger.register(self._batch, out_dir=self._out_dir, simulated=self._simulated)
@@ -186,7 +197,7 @@ class BatchRun:
         while not self._cancelled:
             self._honour_requests()
             self._watch_others()
-            waiting = [p for p in self._jobs.values() if p.state is JobState.PENDING]
+            waiting = self._jobs.waiting
             self._requote(waiting)
             busy = self._tasks or any(progress.elsewhere for progress in self._jobs.values())
             if not waiting and not busy and not self._lost_on_pods():
@@ -196,14 +207,10 @@ class BatchRun:
         await self._stop_everything()
 
     async def _sleep_until_something_happens(self) -> None:
-        wakers = [asyncio.create_task(e.wait()) for e in (self._wake, self._fleet.changed, self._shared.changed)]
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait([*self._tasks, *wakers], timeout=TICK_S, return_when=asyncio.FIRST_COMPLETED)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(TICK_S):
+                await self._wake.wait()
         self._wake.clear()
-        self._fleet.changed.clear()
-        self._shared.changed.clear()
-        for waker in wakers:
-            waker.cancel()
         for task in [task for task in self._tasks if task.done()]:
             job = self._tasks.pop(task)
             if task.cancelled():
@@ -213,17 +220,22 @@ class BatchRun:
 
     def _assign(self, waiting: list[JobProgress]) -> None:
         now = time.monotonic()
-        queue = self._backlog.sync(self._able(waiting, now))
+        lanes = self._lane_states(now)
+        away = self._returns.away(lanes, waiting, now, self._left_s(now))
+        if away.keys() != self._counted_on:
+            self._counted_on = frozenset(away)
+            self._replanned_s = float("-inf")  # the old horizon knows nothing of it: until then all would be bought
+        queue = self._backlog.sync(self._able(waiting, now, away))
         if not len(queue):
             return
-        lanes = self._lane_states(now)
+        lanes = merged(lanes, away)
         horizon_s = self._horizon(queue, lanes, now)
         soft, spread = self._batch.deadline_s is None, self._requoter.spread
         for item in dispatcher.assign(queue, lanes, horizon_s, soft=soft, probes=self._unproven, spread=spread):
             self._start(item, lanes)
 
-    def _able(self, waiting: list[JobProgress], now: float) -> dict[str, Choice]:
-        """The jobs that something can take now, in the batch's order, with what can.
+    def _able(self, waiting: list[JobProgress], now: float, away: Collection[str]) -> dict[str, Choice]:
+        """The jobs that something can take now, in the batch's order, with what can, now or once it is back.
 
         Jobs with the same offers to which nothing has happened yet share one answer.
         """
@@ -247,9 +259,9 @@ class BatchRun:
                     self._note_stuck(progress, blocked, now)
                     continue
                 progress.stuck_since_s = None
-                if self._eligibility.worth_waiting(progress, found, blocked, now):
+                if self._eligibility.worth_waiting(progress, found, blocked, now, away):
                     continue
-                choice = self._backlog.choice(progress.alike, tuple(found))
+                choice = self._backlog.choice(progress.alike, (*found, *also(progress, found, blocked, away)))
                 if untouched:
                     shared[progress.alike] = choice
             able[progress.shot.job.id] = choice
@@ -267,7 +279,7 @@ class BatchRun:
         """Seconds from now that the batch should still take; planned anew every few seconds."""
         if now - self._replanned_s >= REPLAN_S or now >= self._horizon_at_s:
             self._replanned_s = now
-            deadline = None if self._batch.deadline_s is None else self._batch.deadline_s - (now - self._began_s)
+            deadline = self._left_s(now)
             budget = None if self._batch.budget_usd is None else self._headroom()
             goal = Goal(
                 deadline if deadline is None else max(deadline, 0.0),
@@ -277,6 +289,10 @@ class BatchRun:
             )
             self._horizon_at_s = now + dispatcher.horizon(goal, pending, lanes)
         return self._horizon_at_s - now
+
+    def _left_s(self, now: float) -> float | None:
+        """Seconds until the deadline."""
+        return None if self._batch.deadline_s is None else self._batch.deadline_s - (now - self._began_s)
 
     def _headroom(self) -> Decimal:
         """Dollars the batch may still spend, reservations counted as spent."""
@@ -325,10 +341,10 @@ class BatchRun:
             batch=self._batch.name,
             owner=self._owner.id,
             jobs=len(self._shots),
-            waiting=[p.shot for p in self._jobs.values() if p.state is JobState.PENDING and not p.elsewhere],
+            waiting=[p.shot for p in self._jobs.waiting if not p.elsewhere],
             under_way_jobs=sum(max(share, 0.25) for share in left),
             lanes=self._lane_states(now),
-            deadline_s=None if self._batch.deadline_s is None else self._batch.deadline_s - (now - self._began_s),
+            deadline_s=self._left_s(now),
             budget_left_usd=None if self._batch.budget_usd is None else self._headroom(),
             value_of_time_usd_per_h=self._settings.routing.value_of_time_usd_per_h,
             whole_s=self._batch.deadline_s,
@@ -406,8 +422,11 @@ class BatchRun:
         )
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None], job: str) -> None:
-        self._tasks[asyncio.create_task(coroutine, name=f"{self._batch.name}/{job}")] = job
+        task = asyncio.create_task(coroutine, name=f"{self._batch.name}/{job}")
+        task.add_done_callback(lambda _task: self._wake.set())
+        self._tasks[task] = job
 
+    @traced("attempt", lambda _self, _progress, _request, order: about(order))
     async def _drive_new(self, progress: JobProgress, request: SelectionRequest, order: WorkOrder) -> None:
         caps = self._caps(progress, order.quote.tier)
         try:
@@ -431,7 +450,9 @@ class BatchRun:
                 progress.state = JobState.PENDING
                 return False
             beside = self._beside(order.lane)
-            await _to_its_end(asyncio.to_thread(self._ledger.reserve, order, decision, caps, self._owner, beside))
+            await _to_its_end(
+                asyncio.to_thread(traced("reserve")(self._ledger.reserve), order, decision, caps, self._owner, beside)
+            )
         except LaneBusyError:
             self._shared.was_full(order.lane)
             progress.state = JobState.PENDING
@@ -542,7 +563,7 @@ class BatchRun:
 
     async def _plan(self) -> None:
         """Stores what the run is expected to come to, before it spends anything."""
-        waiting = [p.shot for p in self._jobs.values() if p.state is JobState.PENDING]
+        waiting = [p.shot for p in self._jobs.waiting]
         self._unproven = unproven(waiting)
         self._requoter.expect(uncertain(waiting))
         found = forecast(
@@ -589,7 +610,7 @@ class BatchRun:
         for row in self._ledger.job_rows(self._batch.name):
             if row.job in self._shots:
                 waited_s = max(0.0, (now - (row.registered_at or now)).total_seconds())
-                self._jobs[row.job] = JobProgress(self._shots[row.job], row.state, row.attempts, waited_s)
+                self._jobs.add(JobProgress(self._shots[row.job], row.state, row.attempts, waited_s))
 
     async def _resume(self, only: str | None = None) -> None:
         """Takes up what was left open, of all jobs or one, all at once: a look-up may take seconds.
@@ -626,7 +647,8 @@ class BatchRun:
         self._teller.tell("notice", "taken up again after an interruption", order=order)
         self._busy[order.attempt_id] = UnderWay(order, time.monotonic(), seen=True)
         ticket = replace(found.ticket, caps=self._caps(progress, attempt.tier))
-        self._spawn(self._drive(progress, ticket), attempt.job)
+        again = traced("attempt", lambda _progress, ticket: about(ticket.order))(self._drive)
+        self._spawn(again(progress, ticket), attempt.job)
 
     def _lost_on_pods(self) -> list[str]:
         """Jobs whose outcome was lost on a pod: once the pod is gone it is certain that nothing of them comes."""
@@ -653,6 +675,10 @@ class BatchRun:
 
     def _watch_others(self) -> None:
         """Follows jobs that another process drives, and takes them over when it is gone."""
+        now = time.monotonic()
+        if now - self._followed_s < FOLLOW_S:
+            return
+        self._followed_s = now
         followed = [progress for progress in self._jobs.values() if progress.elsewhere]
         if not followed:
             return
