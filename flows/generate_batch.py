@@ -24,7 +24,7 @@ from prefect.runtime import flow_run  # noqa: E402
 from prefect.states import Cancelled, Completed, Failed  # noqa: E402
 from pydantic import Field  # noqa: E402
 
-from hybrid_video import logs  # noqa: E402
+from hybrid_video import logs, observing  # noqa: E402
 from hybrid_video.batchfile import load_batch  # noqa: E402
 from hybrid_video.engine.report import BatchReport  # noqa: E402
 from hybrid_video.engine.session import batch_run, stop_on_signal  # noqa: E402
@@ -35,6 +35,8 @@ from hybrid_video.settings import Settings  # noqa: E402
 from tasks import PrefectSteps  # noqa: E402
 from tasks.artifacts import LiveProgress, publish_report  # noqa: E402
 from tasks.secrets import load_secret_blocks  # noqa: E402
+
+observing.start("generate-batch", strict=False)  # before the run: Prefect's spans begin ahead of the flow's body
 
 
 def _run_name() -> str:
@@ -74,6 +76,7 @@ async def generate_batch(
         logger.info("keys from Secret blocks: %s", ", ".join(used))
     try:
         logs.configure()
+        observing.start("generate-batch")
         wanted, folder = _request(batch, batch_file, base_dir)
         wanted = wanted.with_goal(deadline_s, budget_usd)
         report, stopped = await _make(wanted, folder, Path(out_dir) if out_dir else None)
@@ -84,6 +87,9 @@ async def generate_batch(
         data = {"error": text, "problems": [redact(p) for p in problems], "exit_code": error.exit_code}
         _answer(data)
         return Failed(message=text[:1000], data=data)
+    except Exception as error:
+        observing.report(error)
+        raise
     _answer(report.model_dump(mode="json"))
     await publish_report(report, Settings.load().storage.clips_url)
     summary = f"{report.completed} of {report.jobs} clips for ${report.to_json()['cost_usd']}"

@@ -19,12 +19,14 @@ from prefect.client.schemas.objects import State  # noqa: E402
 from prefect.states import Completed, Failed  # noqa: E402
 from pydantic import Field  # noqa: E402
 
-from hybrid_video import logs  # noqa: E402
+from hybrid_video import logs, observing  # noqa: E402
 from hybrid_video.engine.reconcile import reconcile as reconcile_batches  # noqa: E402
 from hybrid_video.errors import HybridVideoError  # noqa: E402
 from hybrid_video.redaction import redact  # noqa: E402
 from hybrid_video.settings import Settings  # noqa: E402
 from tasks.secrets import load_secret_blocks  # noqa: E402
+
+observing.start("reconcile", strict=False)  # before the run: Prefect's spans begin ahead of the flow's body
 
 
 @flow(name="reconcile", persist_result=False, retries=0)
@@ -44,11 +46,15 @@ async def reconcile(
         logger.info("keys from Secret blocks: %s", ", ".join(used))
     try:
         logs.configure()
+        observing.start("reconcile")
         report = await reconcile_batches(Settings.load(), batches or (), wait_s=wait_s, tell=logger.info)
     except HybridVideoError as error:
         text = redact(str(error))
         logger.error("%s", text)  # noqa: TRY400 - a traceback tells the user nothing
         return Failed(message=text[:1000], data={"error": text, "exit_code": error.exit_code})
+    except Exception as error:
+        observing.report(error)
+        raise
     for line in report.attempts:
         if line.outcome in ("uncertain", "charged", "failed"):
             logger.warning("%s/%s: %s", line.batch, line.job, line.message)

@@ -20,7 +20,7 @@ from prefect.client.schemas.objects import State  # noqa: E402
 from prefect.states import Completed, Failed  # noqa: E402
 from pydantic import Field  # noqa: E402
 
-from hybrid_video import logs  # noqa: E402
+from hybrid_video import logs, observing  # noqa: E402
 from hybrid_video.engine.session import open_ledger, stop_on_signal  # noqa: E402
 from hybrid_video.errors import HybridVideoError  # noqa: E402
 from hybrid_video.ledger import Owner  # noqa: E402
@@ -29,6 +29,8 @@ from hybrid_video.settings import Settings  # noqa: E402
 from hybrid_video.watcher.lease import Holder  # noqa: E402
 from hybrid_video.watcher.loop import Watcher  # noqa: E402
 from tasks.secrets import load_secret_blocks  # noqa: E402
+
+observing.start("watch-backends", strict=False)  # before the run: Prefect's spans begin ahead of the flow's body
 
 
 @flow(name="watch-backends", persist_result=False, retries=0)
@@ -44,11 +46,15 @@ async def watch_backends(hours: Annotated[float | None, Field(gt=0)] = None) -> 
         logger.info("keys from Secret blocks: %s", ", ".join(used))
     try:
         logs.configure()
+        observing.start("watch-backends")
         other, status = await _watch(Settings.load(), hours, logger.info)
     except HybridVideoError as error:
         text = redact(str(error))
         logger.error("%s", text)  # noqa: TRY400 - a traceback tells the user nothing
         return Failed(message=text[:1000], data={"error": text, "exit_code": error.exit_code})
+    except Exception as error:
+        observing.report(error)
+        raise
     if other is not None:
         return Completed(message=f"{other.label} watches already", name="AlreadyWatched", data={"watched": False})
     return Completed(message="the watcher was ended", data={"watched": True, **status})

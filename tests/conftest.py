@@ -17,7 +17,7 @@ from tests.postgres_rig import postgres_server, server_folder
 
 TESTS = Path(__file__).parent
 
-PREFIXES = ("HYBRID_VIDEO_", "RUNPOD_", "GEMINI_", "GOOGLE_")
+PREFIXES = ("HYBRID_VIDEO_", "RUNPOD_", "GEMINI_", "GOOGLE_", "SENTRY_", "OTEL_")
 LOOPBACK = ("127.", "::1", "localhost", "/")
 
 

@@ -13,7 +13,7 @@ from dashboard_parts.address import pick
 from dashboard_parts.look import markup, style
 from dashboard_parts.session import LANGUAGE_KEY, browser_language, settings, show_flashes, words
 from dashboard_parts.states import guarded
-from hybrid_video import __version__
+from hybrid_video import __version__, observing
 from hybrid_video.settings import Settings
 from hybrid_video.wording import LANGUAGES
 
@@ -27,6 +27,7 @@ PAGES = {
 
 def run() -> None:
     """The router: shows the page that the address names."""
+    observing.start("dashboard", strict=False)
     w = words()
     st.set_page_config(page_title=w("app.name"), page_icon=str(ASSETS / "icon.png"), layout="wide")
     st.logo(str(ASSETS / "logo.svg"), icon_image=str(ASSETS / "icon.png"), size="large")

@@ -14,6 +14,7 @@ import streamlit as st
 
 from dashboard_parts.look import markup
 from dashboard_parts.session import words
+from hybrid_video import observing
 from hybrid_video.errors import ConfigurationError, HybridVideoError, InputError, LedgerError
 from hybrid_video.redaction import redact
 
@@ -92,8 +93,9 @@ def guarded(render: Callable[P, None]) -> Callable[P, None]:
         except HybridVideoError as error:
             blank("failed", words()("state.failed_title"), redact(error))
             _again(render)
-        except Exception:
+        except Exception as error:
             reference = uuid.uuid4().hex[:8]
+            observing.report(error)
             log.exception("a dashboard page failed, reference %s", reference)
             blank("failed", words()("state.failed_title"), words()("state.failed_text", reference=reference))
             _again(render)

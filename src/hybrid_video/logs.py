@@ -27,6 +27,7 @@ ABOUT: Final = ("batch", "job", "attempt", "backend", "pod", "event")
 
 LONGEST: Final = 20_000
 _NAME = "hybrid-video"
+_MARK = "_hybrid_video_about"
 _bound: ContextVar[dict[str, Any] | None] = ContextVar("hybrid_video_log_fields", default=None)
 
 
@@ -40,8 +41,23 @@ def bound(**fields: str | int) -> Iterator[None]:
     token = _bound.set({**(_bound.get() or {}), **fields})
     try:
         yield
+    except Exception as error:
+        if not hasattr(error, _MARK):  # the innermost block knows best
+            with contextlib.suppress(AttributeError):
+                setattr(error, _MARK, _bound.get())
+        raise
     finally:
         _bound.reset(token)
+
+
+def fields_now() -> dict[str, Any]:
+    """What a line written here would be about."""
+    return dict(_bound.get() or {})
+
+
+def about_of(error: BaseException) -> dict[str, Any]:
+    """What the work was about that an exception came out of; nothing if it came out of no `bound` block."""
+    return dict(getattr(error, _MARK, None) or {})
 
 
 def configure(settings: LogSettings | None = None, *, stream: TextIO | None = None) -> None:

@@ -11,7 +11,7 @@ import os
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import platformdirs
@@ -445,6 +445,66 @@ class LogSettings(_Group):
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severe lines to write.")
 
 
+class ObservingSettings(_Group):
+    """Where unexpected errors and traces are sent; nothing is without an address."""
+
+    sentry_dsn: SecretStr | None = Field(
+        None,
+        validation_alias=AliasChoices("HYBRID_VIDEO_SENTRY_DSN", "SENTRY_DSN"),
+        description="Project of Sentry that unexpected errors are reported to, without prompts, paths and keys.",
+    )
+    sentry_environment: str = Field(
+        "production",
+        min_length=1,
+        max_length=64,
+        validation_alias=AliasChoices("HYBRID_VIDEO_SENTRY_ENVIRONMENT", "SENTRY_ENVIRONMENT"),
+        description="What Sentry shows as the environment, for example studio-2.",
+    )
+    otlp_endpoint: str = Field(
+        "",
+        validation_alias=AliasChoices("OTEL_EXPORTER_OTLP_ENDPOINT"),
+        description="OpenTelemetry collector that traces are sent to (OTLP over HTTP), like http://127.0.0.1:4318.",
+    )
+    otlp_traces_endpoint: str = Field(
+        "",
+        validation_alias=AliasChoices("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"),
+        description="The same with its full path, where traces go elsewhere, like https://host/v1/traces.",
+    )
+    otlp_headers: SecretStr | None = Field(
+        None,
+        validation_alias=AliasChoices("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "OTEL_EXPORTER_OTLP_HEADERS"),
+        description="Headers for the collector, comma-separated, like authorization=Bearer%20….",
+    )
+
+    @field_validator("sentry_dsn", "otlp_headers", mode="before")
+    @classmethod
+    def _nothing(cls, value: Any) -> Any:
+        return None if isinstance(value, str) and not value.strip() else value
+
+    @field_validator("otlp_endpoint", "otlp_traces_endpoint")
+    @classmethod
+    def _address(cls, value: str) -> str:
+        return _http_url(value) if value.strip() else ""
+
+    def model_post_init(self, context: Any) -> None:
+        super().model_post_init(context)
+        for value in self.header_pairs.values():
+            redaction.register(value)
+            redaction.register(value.rpartition(" ")[2])
+
+    @property
+    def traces_url(self) -> str:
+        """Where traces are posted to; "" where none are sent."""
+        return self.otlp_traces_endpoint or (f"{self.otlp_endpoint}/v1/traces" if self.otlp_endpoint else "")
+
+    @property
+    def header_pairs(self) -> dict[str, str]:
+        """The headers, decoded as the OpenTelemetry specification has them."""
+        text = self.otlp_headers.get_secret_value() if self.otlp_headers else ""
+        pairs = (pair.partition("=") for pair in text.split(",") if "=" in pair)
+        return {unquote(name).strip().lower(): unquote(value).strip() for name, _, value in pairs}
+
+
 class ApiSettings(_Group):
     """The REST API, as `hybrid-video api` starts it."""
 
@@ -543,6 +603,7 @@ class Settings:
         dashboard: DashboardSettings | None = None,
         api: ApiSettings | None = None,
         log: LogSettings | None = None,
+        observing: ObservingSettings | None = None,
     ) -> None:
         self.comfyui = comfyui or ComfyUISettings()
         self.runpod = runpod or RunPodSettings()
@@ -554,6 +615,7 @@ class Settings:
         self.dashboard = dashboard or DashboardSettings()
         self.api = api or ApiSettings()
         self.log = log or LogSettings()
+        self.observing = observing or ObservingSettings()
         self.base: Settings | None = None
         """What these were before stored preferences were put above them; None where they are the environment's own."""
 
@@ -617,7 +679,7 @@ def problems_of(group: type[_Group], error: ValidationError) -> list[str]:
             continue
         field = str(problem["loc"][0])
         name = variable_name(group, field) if field in group.model_fields else field.upper()
-        secret = any(word in name for word in ("KEY", "TOKEN", "SECRET", "PASSWORD", "LEDGER_URL"))
+        secret = any(word in name for word in ("KEY", "TOKEN", "SECRET", "PASSWORD", "LEDGER_URL", "DSN", "HEADERS"))
         value = "" if secret else f" is {problem['input']!r}, but"
         lines.append(f"{name}{value} {reason[0].lower()}{reason[1:]}. Change or unset it.")
     return lines

@@ -25,6 +25,7 @@ from pydantic import Field, ValidationError
 from hybrid_video import prefect_api
 from hybrid_video.errors import ConfigurationError, InputError
 from hybrid_video.models import Batch, Model, utc_now
+from hybrid_video.observing import keep_batch_private
 from hybrid_video.redaction import redact
 from hybrid_video.settings import Settings
 from hybrid_video.supervising import OUTCOME_FILE, PROCESS_FILE
@@ -93,6 +94,7 @@ def submit(
         InputError: a file is missing or lies outside the folder; or the batch is being run already.
         ConfigurationError: neither Prefect nor a process can be started.
     """
+    keep_batch_private(batch)
     home = _home(settings, batch.name)
     home.mkdir(parents=True, exist_ok=True)
     try:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from hybrid_video import scoring
+from hybrid_video import observing, scoring
 from hybrid_video.backends.base import Backend, BackendContext
 from hybrid_video.engine.fleet import Fleet
 from hybrid_video.engine.prepare import build_context
@@ -185,8 +185,9 @@ class LiveBackends:
                 self.trouble = str(error)
             except HybridVideoError as error:
                 logger.warning("the backends could not be looked at: %s", error)
-            except Exception:
+            except Exception as error:
                 logger.exception("the backends could not be looked at")
+                observing.report(error)
             await asyncio.sleep(LOOK_S)
 
     async def _renew(self) -> None:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from hybrid_video import observing
 from hybrid_video.errors import (
     BackendError,
     ConfigurationError,
@@ -119,6 +120,7 @@ def unexpected(error: Exception, instance: str) -> Response:
     """A defect of ours: the log has the traceback under the reference that the answer names."""
     reference = secrets.token_hex(6)
     logger.error("unexpected error %s at %s", reference, instance, exc_info=error)
+    observing.report(error)
     text = f"unexpected error; the log has the details under {reference}. Please report it"
     return answer(500, "unexpected", text, instance=reference)
 

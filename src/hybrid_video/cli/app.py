@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from hybrid_video import __version__, logs
+from hybrid_video import __version__, logs, observing
 
 app = typer.Typer(
     name="hybrid-video",
@@ -27,8 +27,10 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     logs.configure()
+    observing.start(context.invoked_subcommand or "hybrid-video")

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from hybrid_video import observing
 from hybrid_video.engine.events import Event
 from hybrid_video.engine.report import BatchReport, money
 from hybrid_video.errors import HybridVideoError, InputError
@@ -49,6 +50,7 @@ def guarded(app: typer.Typer, arguments: Sequence[str]) -> int:
         if os.environ.get("HYBRID_VIDEO_DEBUG"):
             raise
         logging.getLogger("hybrid_video").debug("unexpected", exc_info=True)
+        observing.report(error)
         text = redact(f"{type(error).__name__}: {error}", limit=500)
         bug = HybridVideoError(f"unexpected error: {text}. Set HYBRID_VIDEO_DEBUG=1 to see where, and please report it")
         return _failed(bug, as_json)

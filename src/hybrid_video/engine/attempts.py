@@ -33,6 +33,7 @@ from hybrid_video.errors import (
     TransientError,
 )
 from hybrid_video.ledger import Caps, Ledger
+from hybrid_video.ledger.rows import spec_sha
 from hybrid_video.ledger.states import MOVES
 from hybrid_video.logs import bound
 from hybrid_video.models import (
@@ -44,6 +45,7 @@ from hybrid_video.models import (
     JobStatus,
     WorkOrder,
 )
+from hybrid_video.observing import traced
 
 log = logging.getLogger("hybrid_video.engine")
 
@@ -186,6 +188,7 @@ class AttemptDriver:
                 raise asyncio.CancelledError from None
         return Outcome(ticket=ticket, clip=clip, status=status)
 
+    @traced("settle")
     async def record(self, outcome: Outcome, *, job_state: JobState) -> CostEntry | None:
         """Books an outcome: the true cost, the released reservation, the new states. None while it stays uncertain."""
         order, failure = outcome.ticket.order, outcome.failure
@@ -269,6 +272,7 @@ class AttemptDriver:
             return CostEntry(amount_usd=order.quote.amount_usd, basis=basis, source="quoted")
         return backend.charge(order.quote, outcome.status, outcome.failure)
 
+    @traced("submit")
     async def _submit(self, backend: Backend, ticket: Ticket) -> JobHandle:
         """Sends and stores the receipt as one piece: a cancellation waits until both are done, then stops the work."""
         order = ticket.order
@@ -324,14 +328,19 @@ class AttemptDriver:
             if not self._detached:
                 await self.stop(replace(ticket, handle=handle))
 
+    @traced("wait")
     async def _watch_and_pay(self, backend: Backend, ticket: Ticket, handle: JobHandle) -> JobStatus:
         """Waits for the job, and keeps its reservation ahead of what it has cost so far."""
         order = ticket.order
         began_s: float | None = None
+        noting: asyncio.Future[None] | None = None
 
-        def seen_running() -> None:
-            nonlocal began_s
-            began_s = time.monotonic() if began_s is None else began_s
+        def seen_running(status: JobStatus) -> None:
+            nonlocal began_s, noting
+            began_s = time.monotonic()
+            noting = asyncio.ensure_future(
+                asyncio.to_thread(self._ledger.mark_running, order.attempt_id, gpu=status.gpu)
+            )
 
         watching = asyncio.ensure_future(backend.watch(handle, self._reporter(order, seen_running)))
         reserved = order.quote.reserve_usd
@@ -342,7 +351,10 @@ class AttemptDriver:
                 if not watching.done() and spent > reserved * FULL:
                     reserved = (spent * GROWTH).quantize(CENTI_CENT, rounding=ROUND_UP)
                     await asyncio.to_thread(self._ledger.extend, order.attempt_id, reserved, ticket.caps)
-            return await watching
+            status = await watching
+            if noting is not None:
+                await noting
+            return status
         except LimitError as error:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
@@ -364,20 +376,23 @@ class AttemptDriver:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
             raise
+        finally:
+            if noting is not None:  # what follows books how it ended, and must not be overtaken
+                await asyncio.gather(noting, return_exceptions=True)
 
-    def _reporter(self, order: WorkOrder, on_running: Callable[[], None]) -> Callable[[JobStatus], None]:
+    def _reporter(self, order: WorkOrder, on_running: Callable[[JobStatus], None]) -> Callable[[JobStatus], None]:
         seen_running = False
 
         def report(status: JobStatus) -> None:
             nonlocal seen_running
             if status.phase == "running" and not seen_running:
                 seen_running = True
-                on_running()
-                self._ledger.mark_running(order.attempt_id, gpu=status.gpu)
+                on_running(status)
             self._on_progress(order, status)
 
         return report
 
+    @traced("fetch")
     async def _collect(self, backend: Backend, ticket: Ticket, handle: JobHandle, status: JobStatus) -> Clip:
         order = ticket.order
         folder = await asyncio.to_thread(self._staging_folder, order.attempt_id)
@@ -438,6 +453,15 @@ class AttemptDriver:
             "execution_s": status.execution_s,
             "simulated": self._simulated,
             "hybrid_video": __version__,
+            "receipt": {
+                "lane": order.lane,
+                "remote_id": ticket.handle.remote_id if ticket.handle else "",
+                "submitted_at": ticket.handle.submitted_at if ticket.handle else None,
+                "queue_s": status.queue_s,
+                "spec_sha": spec_sha(order.job),
+                "job": order.job,
+                "quote": order.quote,
+            },
         }
         return store_clip(
             source, out_dir=self._out_dir, batch=order.batch, job=order.job.id, facts=facts, provenance=provenance

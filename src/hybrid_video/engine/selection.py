@@ -10,6 +10,7 @@ from pathlib import Path
 from hybrid_video import scoring
 from hybrid_video.engine.fleet import Fleet
 from hybrid_video.models import Candidate, Decision, EffectivePreferences, Quote, Refusal, Tier, VideoJob, utc_now
+from hybrid_video.observing import traced
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ def options(shot: Shot, unavailable: Mapping[str, Refusal]) -> dict[str, Quote]:
     return wanted or able
 
 
+@traced("decide")
 def decide(request: SelectionRequest) -> Decision:
     """The decision: the dispatcher's proposal where there is one, else the best rank.
 

@@ -20,21 +20,25 @@ from hybrid_video.engine.steps import Steps
 from hybrid_video.errors import ConfigurationError, LedgerError
 from hybrid_video.history import History
 from hybrid_video.ledger import Ledger, Owner
+from hybrid_video.ledger.journal import FOLDER, Journal
 from hybrid_video.models import Batch
+from hybrid_video.observing import keep_batch_private
 from hybrid_video.preferences import applied
 from hybrid_video.settings import Settings
 from hybrid_video.watcher.embedded import embedded_watcher
 
 
 def open_ledger(settings: Settings) -> Ledger:
-    """The ledger the settings name.
+    """The ledger the settings name, with this home's journal beside it.
 
     Raises:
         ConfigurationError: it cannot be opened there, so nothing can start.
     """
     url = settings.storage.ledger_url
     try:
-        return Ledger.open(url.get_secret_value() if url is not None else settings.storage.ledger_path)
+        ledger = Ledger.open(url.get_secret_value() if url is not None else settings.storage.ledger_path)
+        ledger.keep_journal(Journal.open(settings.storage.home / FOLDER))
+        return ledger
     except LedgerError as error:
         raise ConfigurationError(str(error)) from None
 
@@ -68,6 +72,7 @@ async def batch_run(
     Raises:
         InputError, ConfigurationError, LimitError: before anything is spent.
     """
+    keep_batch_private(batch)
     with opened(settings) as (ledger, history):
         settings = await asyncio.to_thread(applied, settings, ledger)
         context, notices = await _context(settings, ledger, history)

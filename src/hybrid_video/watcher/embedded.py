@@ -11,6 +11,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
+from hybrid_video import observing
 from hybrid_video.ledger import Ledger, Owner
 from hybrid_video.settings import Settings
 from hybrid_video.watcher.loop import Watcher, pods_configured
@@ -46,8 +47,9 @@ async def embedded_watcher(
         if not done:
             watching.cancel()
             await asyncio.wait([watching])
-        if not watching.cancelled() and watching.exception() is not None:
-            log.warning("the watcher of this run ended with an error", exc_info=watching.exception())
+        if not watching.cancelled() and (error := watching.exception()) is not None:
+            log.warning("the watcher of this run ended with an error", exc_info=error)
+            observing.report(error)
 
 
 async def _nothing() -> None:

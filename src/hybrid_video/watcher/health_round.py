@@ -7,6 +7,7 @@ import contextlib
 import time
 from collections.abc import Mapping
 
+from hybrid_video import observing
 from hybrid_video.backends.base import Backend, TakesPods
 from hybrid_video.errors import HybridVideoError
 from hybrid_video.models import Health, utc_now
@@ -57,6 +58,7 @@ class HealthRound:
         except HybridVideoError as error:
             detail, remedy = str(error), "Correct what is named; it is looked at again."
         except Exception as error:
+            observing.report(error, backend=key)
             detail, remedy = f"the check itself failed: {type(error).__name__}: {error}", "Please report this."
         return Health(
             backend=key,

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Literal
 
+from hybrid_video import observing
 from hybrid_video.backends.base import BackendContext
 from hybrid_video.backends.registry import configured_backends
 from hybrid_video.backends.runpod.pod_token import pod_token
@@ -261,6 +262,7 @@ class Watcher:
             await duty.work()
         except Exception as error:
             duty.failures += 1
+            observing.report(error)
             if began - duty.complained_s >= COMPLAIN_S:
                 duty.complained_s = began
                 known = isinstance(error, (HybridVideoError, TimeoutError))
