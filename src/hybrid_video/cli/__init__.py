@@ -12,8 +12,8 @@ from hybrid_video.cli.app import app
 from hybrid_video.cli.output import guarded
 
 # Each import registers its commands.
-from hybrid_video.cli import api, cancel, dashboard, demo, deploy, doctor, emulate, explain, ledger, plan, prices  # noqa: F401  isort: skip
-from hybrid_video.cli import compare, install, ledger_copies, pods, reconcile, replay, run, up, watch  # noqa: F401  isort: skip
+from hybrid_video.cli import api, cancel, dashboard, demo, deploy, doctor, emulate, explain, inbox, ledger, plan, prices  # noqa: F401  isort: skip
+from hybrid_video.cli import compare, install, ledger_copies, ledger_upgrade, pods, reconcile, replay, run, up, watch  # noqa: F401  isort: skip
 
 __all__ = ["app", "main"]
 
