@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from hybrid_video import preferences
 from hybrid_video.backends.runpod import PodsClient
-from hybrid_video.emulators.runpod.pods import PodStatus
+from hybrid_video.emulators.runpod.pods import BootTimes, PodStatus
 from hybrid_video.errors import (
     ConfigurationError,
     FailureKind,
@@ -43,17 +43,19 @@ async def rig(tmp_path: Path) -> AsyncIterator[PodRig]:
 # -- opening -----------------------------------------------------------------------------------------------------------
 
 
-async def test_a_pod_is_ready_only_when_it_has_rendered_a_probe(rig: PodRig) -> None:
+async def test_a_pod_is_ready_only_when_it_has_rendered_a_probe(tmp_path: Path) -> None:
     """RUNNING comes long before: the container is up, its ComfyUI answers 502."""
-    pod = await rig.pool.open("60 jobs wait")
-    assert (pod.state, pod.opened_because) == ("starting", "60 jobs wait")
-    assert pod.name.startswith(f"hybrid-video-{installation_id(rig.settings.storage.home)}-")
-    await rig.until(lambda: rig.statuses().get(pod.name) is PodStatus.RUNNING)
-    assert rig.get(pod.name).state == "starting"
-    ready = await rig.ready(pod.name)
-    assert ready.lease_until is not None
-    assert "rendered a probe" in rig.store.events(pod.name)[-1].detail
-    assert rig.emulator.charges.rows == []  # a probe is no job
+    boot = BootTimes(provisioning_s=5.0, starting_s=10.0, service_s=400.0)  # four seconds of ours, to be seen in
+    async with pod_rig(tmp_path, emulator={"boot": boot}) as rig:
+        pod = await rig.pool.open("60 jobs wait")
+        assert (pod.state, pod.opened_because) == ("starting", "60 jobs wait")
+        assert pod.name.startswith(f"hybrid-video-{installation_id(rig.settings.storage.home)}-")
+        await rig.until(lambda: rig.statuses().get(pod.name) is PodStatus.RUNNING)
+        assert rig.get(pod.name).state == "starting"
+        ready = await rig.ready(pod.name)
+        assert ready.lease_until is not None
+        assert "rendered a probe" in rig.store.events(pod.name)[-1].detail
+        assert rig.emulator.charges.rows == []  # a probe is no job
 
 
 async def test_the_cheapest_place_with_stock_is_taken(tmp_path: Path) -> None:
