@@ -6,6 +6,8 @@ and the history has not; a reader that finds the lock taken waits a moment and t
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,14 +19,18 @@ from hybrid_video.errors import LedgerError
 from hybrid_video.history import rollup
 from hybrid_video.ledger import Ledger
 from hybrid_video.ledger.lookups import pruned_batches
-from hybrid_video.models import Attempt
+from hybrid_video.models import Attempt, utc_now
 from hybrid_video.pricing.learning import observation, served_s, work_units
 
 if TYPE_CHECKING:  # together they take most of a second to import, and many commands never open the history
     import duckdb
     import pandas as pd
 
+log = logging.getLogger(__name__)
+
 LOCK_TIMEOUT_S = 10.0
+VERSION = 1
+"""Of what the rows mean. Whoever changes how one is made from an attempt raises it: histories are then made again."""
 
 TABLE = """
 create table if not exists attempts (
@@ -96,7 +102,13 @@ class History:
         self._lock = FileLock(path.with_suffix(".lock"))
 
     def update(self, ledger: Ledger) -> int:
-        """Copies finished attempts that are not here yet; returns how many. Doing it twice changes nothing."""
+        """Copies finished attempts that are not here yet; returns how many. Doing it twice changes nothing.
+
+        A history that another version made, or that is gone, is made again.
+        """
+        return self._copy(ledger) if self._is_current() else self._remake(ledger)
+
+    def _copy(self, ledger: Ledger) -> int:
         import pandas as pd  # noqa: PLC0415
 
         if not ledger.unrecorded(limit=1):
@@ -119,15 +131,61 @@ class History:
         return total
 
     def rebuild(self, ledger: Ledger) -> int:
-        """Makes the history again from the ledger; returns the rows made. Pruned batches keep theirs."""
+        """Makes the history again from the ledger; returns the rows made. Pruned batches keep theirs.
+
+        A file that DuckDB cannot read is put aside, not deleted.
+        """
+        self._put_aside_unreadable()
+        return self._remake(ledger)
+
+    def _remake(self, ledger: Ledger) -> int:
         kept = pruned_batches(ledger)
         with self._open() as connection:
             connection.execute("begin")
-            connection.execute("delete from attempts where not list_contains(?::varchar[], batch)", [kept])
+            connection.execute(
+                "create temp table kept as select * from attempts where list_contains(?::varchar[], batch)", [kept]
+            )
+            common = [name for name in COLUMNS if name in _columns(connection, "kept")]
+            connection.execute("drop table attempts")
+            connection.execute("drop table daily")
+            connection.execute(TABLE)
+            connection.execute(f"insert into attempts by name select {', '.join(common)} from kept")  # noqa: S608  # nosec B608 - our own names
+            connection.execute("drop table kept")
+            connection.execute(rollup.TABLE)
             rollup.refresh(connection)
             connection.execute("commit")
         ledger.mark_recorded([], recorded=False)
-        return self.update(ledger)
+        made = self._copy(ledger)
+        draft = self._version_file.with_suffix(f".{os.getpid()}")
+        draft.write_text(f"{VERSION}\n", encoding="ascii")
+        draft.replace(self._version_file)
+        return made
+
+    @property
+    def _version_file(self) -> Path:
+        """A file of its own: to look into the history takes most of a second, and every command asks."""
+        return self._path.with_suffix(".version")
+
+    def _is_current(self) -> bool:
+        try:
+            return self._path.exists() and self._version_file.read_text(encoding="ascii").strip() == str(VERSION)
+        except (OSError, UnicodeDecodeError):
+            return False
+
+    def _put_aside_unreadable(self) -> None:
+        import duckdb  # noqa: PLC0415
+
+        try:
+            with self._open():
+                return
+        except LedgerError as error:
+            if not isinstance(error.__cause__, duckdb.Error):
+                raise
+        aside = self._path.with_name(f"{self._path.stem}-unreadable-{utc_now():%Y%m%dT%H%M%SZ}{self._path.suffix}")
+        with self._lock.acquire(timeout=self._lock_timeout_s):
+            self._path.replace(aside)
+            self._path.with_name(self._path.name + ".wal").unlink(missing_ok=True)
+        log.warning("the history could not be read; it is kept as %s, and made again from the ledger", aside)
 
     def query(self, sql: str, parameters: Sequence[object] = ()) -> pd.DataFrame:
         """One read; the connection is closed before it returns.
@@ -170,11 +228,11 @@ class History:
                 f"the history at {str(self._path)!r} cannot be used: {error}; check the folder's permissions and free "
                 "space, or set HYBRID_VIDEO_HOME to another folder"
             ) from None
-        except duckdb.IOException as error:
+        except (duckdb.IOException, duckdb.SerializationException) as error:
             raise LedgerError(
-                f"the history at {str(self._path)!r} cannot be opened: {error}; delete it and run "
-                "`hybrid-video ledger rebuild-history`, the ledger has everything"
-            ) from None
+                f"the history at {str(self._path)!r} cannot be opened: {error}; run `hybrid-video ledger "
+                "rebuild-history`, the ledger has everything"
+            ) from error
 
 
 def _create(connection: duckdb.DuckDBPyConnection) -> None:
@@ -184,6 +242,11 @@ def _create(connection: duckdb.DuckDBPyConnection) -> None:
     for name in ADDED:
         connection.execute(f"alter table attempts add column if not exists {name} {types[name].rstrip(',')}")
     rollup.ensure(connection)
+
+
+def _columns(connection: duckdb.DuckDBPyConnection, table: str) -> set[str]:
+    found = connection.execute("select column_name from duckdb_columns() where table_name = ?", [table])
+    return {name for (name,) in found.fetchall()}
 
 
 def _row(attempt: Attempt) -> tuple[Any, ...]:
