@@ -34,7 +34,10 @@ def doctor(
     where: Render = "installed" if render is None else "all" if render else "none"
     findings = asyncio.run(examine(Settings.load(), render=where))
     for finding in findings:
-        console.print(f"{MARKS[finding.level]:>18}  [bold]{finding.subject}[/]: {finding.detail}", soft_wrap=True)
+        console.print(
+            f"{' ' * (8 - len(finding.level))}{MARKS[finding.level]}  [bold]{finding.subject}[/]: {finding.detail}",
+            soft_wrap=True,
+        )
         if finding.remedy:
             console.print(f"          → {finding.remedy}", soft_wrap=True)
     bad = [finding for finding in findings if finding.level == "error"]

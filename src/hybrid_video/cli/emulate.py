@@ -76,10 +76,11 @@ async def _serve(options: FarmOptions, json_output: bool) -> None:
     stopped = asyncio.Event()
     try:
         environment = farm.environment()
+        beside = {"HYBRID_VIDEO_SIMULATED": "true", "HYBRID_VIDEO_TIME_SCALE": f"{options.time_scale:g}"}
         if json_output:
             print_json({"environment": environment})
         console.print("[bold]emulators are running (simulated, nothing is charged)[/]; Ctrl-C stops them")
-        for name, value in environment.items():
+        for name, value in {**environment, **beside}.items():
             console.print(f"export {name}={value}", soft_wrap=True)
         with stop_on_signal(stopped.set):
             await stopped.wait()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from dotenv import dotenv_values
 from filelock import FileLock, Timeout
 
 from hybrid_video.cli.app import app
@@ -67,6 +68,7 @@ def up(
 
     A part that crashes is started again. With --json one line with all addresses is printed when everything answers.
     """
+    _hand_down()
     settings = Settings.load()
     with _alone(settings.storage.home) as other:
         if other is not None:
@@ -88,6 +90,18 @@ def up(
         )
         ports = Ports(ports.prefect or free_port(), ports.api or free_port(), ports.dashboard or free_port())
         return _run(settings.storage.home, ports, demo=demo, json_output=json_output)
+
+
+def _hand_down() -> None:
+    """Makes the settings of this folder the children's: flow runs work in the project's folder, where its `.env` is not
+    read and a relative path leads elsewhere.
+    """
+    for name, value in dotenv_values(".env").items():
+        if value is not None:
+            os.environ.setdefault(name, value)
+    for name in ("HYBRID_VIDEO_HOME", "HYBRID_VIDEO_OUT"):
+        if given := os.environ.get(name):
+            os.environ[name] = str(Path(given).absolute())
 
 
 def _run(home: Path, ports: Ports, *, demo: bool, json_output: bool) -> int:
