@@ -9,6 +9,7 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
+import altair as alt
 import pandas as pd
 import streamlit as st
 from dashboard_parts import charts
@@ -229,7 +230,7 @@ def _latency_table(frame: pd.DataFrame) -> None:
     st.table(rows, border="horizontal")
 
 
-def _errors(frame: pd.DataFrame) -> object:
+def _errors(frame: pd.DataFrame) -> alt.Chart | None:
     w = words()
     if not len(frame):
         return None
@@ -293,7 +294,7 @@ def _file(store: History, selection: Selection, form: Literal["csv", "parquet"])
     return read
 
 
-def _titled(key: str, chart: object) -> None:
+def _titled(key: str, chart: alt.Chart | alt.LayerChart | None) -> None:
     w = words()
     st.markdown(f"**{w(f'analytics.{key}')}**", help=w(f"analytics.{key}_help"))
     if chart is None:

@@ -34,7 +34,7 @@ def spend_by_day(
         since: first day of the axis, also where it has no spend.
     """
     names = _by_sum(frame, "name", "cost_usd")
-    return (
+    chart: alt.Chart = (
         alt.Chart(frame)
         .mark_bar(cornerRadiusEnd=2)
         .encode(
@@ -56,6 +56,7 @@ def spend_by_day(
         )
         .properties(height=height)
     )
+    return chart
 
 
 def quoted_against_actual(frame: pd.DataFrame, w: Words) -> alt.LayerChart:
@@ -83,7 +84,8 @@ def quoted_against_actual(frame: pd.DataFrame, w: Words) -> alt.LayerChart:
         ],
     )
     points = base.mark_point(size=34, filled=True, opacity=1)
-    return (base.mark_line(strokeWidth=2) + points).properties(height=HEIGHT)
+    chart: alt.LayerChart = (base.mark_line(strokeWidth=2) + points).properties(height=HEIGHT)
+    return chart
 
 
 def latency(frame: pd.DataFrame, w: Words) -> alt.LayerChart:
@@ -123,7 +125,8 @@ def latency(frame: pd.DataFrame, w: Words) -> alt.LayerChart:
             ],
         )
     )
-    return (span + marks).properties(height=max(150, 48 * len(frame) + 60))
+    chart: alt.LayerChart = (span + marks).properties(height=max(150, 48 * len(frame) + 60))
+    return chart
 
 
 def bars(
@@ -131,7 +134,7 @@ def bars(
 ) -> alt.Chart:
     """Horizontal stacked bars, the longest first."""
     order = _by_sum(frame, name, value)
-    return (
+    chart: alt.Chart = (
         alt.Chart(frame)
         .mark_bar(cornerRadiusEnd=3, size=20)
         .encode(
@@ -146,11 +149,12 @@ def bars(
         )
         .properties(height=max(150, 40 * len(order) + 70))
     )
+    return chart
 
 
 def busy(frame: pd.DataFrame, w: Words) -> alt.Chart:
     """Share of the day that each backend's GPUs worked. Columns: day, backend, lanes, busy_h, share."""
-    return (
+    chart: alt.Chart = (
         alt.Chart(frame)
         .mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=34))
         .encode(
@@ -167,6 +171,7 @@ def busy(frame: pd.DataFrame, w: Words) -> alt.Chart:
         )
         .properties(height=HEIGHT)
     )
+    return chart
 
 
 def frontier(found: Calculation, w: Words) -> alt.LayerChart:
@@ -214,7 +219,8 @@ def frontier(found: Calculation, w: Words) -> alt.LayerChart:
             tooltip=[alt.Tooltip("what:N", title=" "), *tooltip],
         )
     )
-    return (area + curve + hover + points).properties(height=360)
+    chart: alt.LayerChart = (area + curve + hover + points).properties(height=360)
+    return chart
 
 
 def split_text(plan: Plan, w: Words) -> str:
