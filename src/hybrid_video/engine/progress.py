@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from hybrid_video.engine.selection import Shot
@@ -17,7 +18,7 @@ class JobProgress:
     """Run-time state of one job."""
 
     shot: Shot
-    state: JobState
+    _state: JobState
     attempts: int
     waited_s: float = 0.0
     """How long it had waited when the run began: by so much it goes before later jobs of higher priority."""
@@ -33,6 +34,19 @@ class JobProgress:
     """The shot that `alike` was found for: offers are renewed in the course of a run."""
     alike: int = -1
     """Equal for jobs with the same offers and the same wishes."""
+    moved: Callable[[JobState, JobState], None] | None = None
+    """Hears of every change of `state`: what it was and what it is now."""
+
+    @property
+    def state(self) -> JobState:
+        """Where it is on its way."""
+        return self._state
+
+    @state.setter
+    def state(self, state: JobState) -> None:
+        before, self._state = self._state, state
+        if self.moved is not None:
+            self.moved(before, state)
 
     @property
     def untouched(self) -> bool:

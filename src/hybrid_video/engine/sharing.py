@@ -38,9 +38,20 @@ class SharedLanes:
     """One run's view of the lanes that it does not have to itself."""
 
     def __init__(
-        self, ledger: Ledger, demands: DemandStore, *, batch: str, mine: Callable[[], Collection[str]]
+        self,
+        ledger: Ledger,
+        demands: DemandStore,
+        *,
+        batch: str,
+        mine: Callable[[], Collection[str]],
+        changed: asyncio.Event,
     ) -> None:
-        """Args: mine: ids of the attempts that this run has under way."""
+        """One run's view.
+
+        Args:
+            mine: ids of the attempts that this run has under way.
+            changed: set when others have come or gone.
+        """
         self._ledger = ledger
         self._demands = demands
         self._batch = batch
@@ -48,7 +59,7 @@ class SharedLanes:
         self._others: dict[str, Others] = {}
         self._rivals = 0
         self._full_until_s: dict[str, float] = {}
-        self.changed = asyncio.Event()
+        self._changed = changed
 
     async def keep_fresh(self) -> None:
         """Looks until cancelled."""
@@ -67,7 +78,7 @@ class SharedLanes:
                 before = found.get(one.lane, NOBODY)
                 found[one.lane] = Others(before.prompts + 1, before.left_s + one.left_s())
         if (found.keys(), rivals) != (self._others.keys(), self._rivals):
-            self.changed.set()
+            self._changed.set()
         self._others, self._rivals = found, rivals
 
     def on(self, lane: str) -> Others:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
 
 from hybrid_video.engine.events import Event, EventKind, Observer
-from hybrid_video.engine.progress import JobProgress
+from hybrid_video.engine.jobs import Jobs
 from hybrid_video.ledger import Ledger
-from hybrid_video.models import JobState, JobStatus, WorkOrder
+from hybrid_video.models import JobStatus, WorkOrder
 from hybrid_video.redaction import redact
 
 log = logging.getLogger("hybrid_video.engine")
@@ -21,7 +20,7 @@ PROGRESS_S = 0.5
 class Teller:
     """Makes events for one batch. `jobs` is the run's own table, looked at for each event."""
 
-    def __init__(self, batch: str, jobs: Mapping[str, JobProgress], ledger: Ledger, observe: Observer | None) -> None:
+    def __init__(self, batch: str, jobs: Jobs, ledger: Ledger, observe: Observer | None) -> None:
         self._batch = batch
         self._jobs = jobs
         self._ledger = ledger
@@ -46,7 +45,6 @@ class Teller:
         progress: float | None = None,
     ) -> None:
         """One event: about an order, about a job that has none, or about the whole batch."""
-        states = [item.state for item in self._jobs.values()]
         spent = None if kind == "progress" else self._ledger.balance(f"batch:{self._batch}").settled_usd
         event = Event(
             kind=kind,
@@ -55,9 +53,9 @@ class Teller:
             backend=order.quote.backend if order else "",
             attempt=order.number if order else 0,
             progress=progress,
-            finished=states.count(JobState.DONE),
-            failed=sum(state in (JobState.FAILED, JobState.CANCELLED, JobState.UNCERTAIN) for state in states),
-            total=len(states),
+            finished=self._jobs.done,
+            failed=self._jobs.lost,
+            total=len(self._jobs),
             spent_usd=spent,
         )
         if kind != "progress":

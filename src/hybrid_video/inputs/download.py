@@ -21,6 +21,7 @@ import httpx
 from hybrid_video.inputs.addresses import Resolver, is_public
 from hybrid_video.inputs.pictures import MAX_BYTES
 from hybrid_video.redaction import redact
+from hybrid_video.trust import certificates
 
 MAX_REDIRECTS = 3
 _TIMEOUT = httpx.Timeout(30.0, connect=10.0)
@@ -59,7 +60,9 @@ class Downloader:
             RefusedError: the rules forbid it, or what is there cannot be used.
             OutageError: it cannot be reached now.
         """
-        async with httpx.AsyncClient(verify=self.tls or True, timeout=_TIMEOUT, trust_env=False) as client:
+        async with httpx.AsyncClient(
+            verify=self.tls or certificates(of_environment=False), timeout=_TIMEOUT, trust_env=False
+        ) as client:
             place = self._parse(url)
             for _ in range(MAX_REDIRECTS + 1):
                 try:

@@ -39,24 +39,40 @@ async def download(client: ComfyUIClient, parameters: Mapping[str, str], target:
         TransientError: EXPIRED when the file is gone, DOWNLOAD_FAILED otherwise.
     """
     part = target.with_name(target.name + ".part")
+    whole = False
     try:
-        await asyncio.to_thread(part.parent.mkdir, parents=True, exist_ok=True)
-        file = await asyncio.to_thread(part.open, "wb")
+        file = await asyncio.to_thread(_opened, part)
         try:
             await _Fetch(client, parameters, file).run()
+            await asyncio.to_thread(_put_in_place, file, part, target)
+            whole = True
         finally:
-            await asyncio.to_thread(file.close)
-        await asyncio.to_thread(part.replace, target)
+            if not whole:
+                await asyncio.to_thread(_thrown_away, file, part)
     except OSError as error:
         raise TransientError(
             f"{str(target)!r} cannot be written ({error.strerror}); free some disk space or choose another folder",
             kind=FailureKind.DOWNLOAD_FAILED,
             backend=client.backend,
         ) from None
-    finally:
-        with suppress(OSError):
-            await asyncio.to_thread(part.unlink, missing_ok=True)
     return target
+
+
+def _opened(part: Path) -> BinaryIO:
+    part.parent.mkdir(parents=True, exist_ok=True)
+    return part.open("wb")
+
+
+def _put_in_place(file: BinaryIO, part: Path, target: Path) -> None:
+    file.close()
+    part.replace(target)
+
+
+def _thrown_away(file: BinaryIO, part: Path) -> None:
+    with suppress(OSError):
+        file.close()
+    with suppress(OSError):
+        part.unlink(missing_ok=True)
 
 
 class _Fetch:

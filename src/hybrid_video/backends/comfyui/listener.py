@@ -51,15 +51,20 @@ class Listener:
         Only the first connection is waited for: where it failed (a proxy without websockets), polling has to do.
         """
         self._start()
-        if not self._failed:
+        if not self._failed and not self._connected.is_set():
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._connected.wait(), within_s)
+                async with asyncio.timeout(within_s):
+                    await self._connected.wait()
         return self._client_id if self._connected.is_set() else uuid4().hex
 
     def expect(self, prompt_id: str, graph: Mapping[str, Any]) -> None:
         """Begins to keep the progress of a prompt."""
         self._prompts[prompt_id] = PromptProgress(graph)
         self._news[prompt_id] = asyncio.Event()
+
+    def expects(self, prompt_id: str) -> bool:
+        """Whether the prompt was sent a moment ago and its news comes over this connection."""
+        return prompt_id in self._prompts and self._connected.is_set()
 
     def forget(self, prompt_id: str) -> None:
         """Drops what is kept of a prompt."""
@@ -83,7 +88,8 @@ class Listener:
             await asyncio.sleep(timeout_s)
             return
         with suppress(TimeoutError):
-            await asyncio.wait_for(news.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):  # unlike `wait_for` without a task of its own: it wakes at once
+                await news.wait()
         news.clear()
 
     async def close(self) -> None:

@@ -20,6 +20,7 @@ from hybrid_video.backends.comfyui.records import MalformedError
 from hybrid_video.errors import BackendError, FailureKind, SubmitUncertain, TerminalError, TransientError
 from hybrid_video.redaction import redact
 from hybrid_video.settings import is_loopback
+from hybrid_video.trust import certificates
 
 T = TypeVar("T")
 
@@ -58,6 +59,7 @@ class Transport:
             headers={"Accept-Encoding": "identity", **headers},
             timeout=httpx.Timeout(timeout_s, connect=min(5.0, timeout_s)),
             trust_env=not is_loopback(base_url),
+            verify=certificates(),
         )
 
     async def close(self) -> None:

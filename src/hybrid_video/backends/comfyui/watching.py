@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 _SMALLEST_STEP = 0.01
 
+_NEXT_FIRST_S = 0.01
+"""A finished clip is asked for so much later: the server and we have one thread each for requests, and the next prompt
+should not stand behind the history and the download of the last one."""
+
 
 class Watch:
     """One wait for one job. Clocks start when the watch does, also after a crash of ours."""
@@ -38,6 +42,10 @@ class Watch:
         Raises:
             BackendError: it failed, was lost, got stuck, or the server stayed out of reach.
         """
+        if self._server.listener is not None and self._server.listener.expects(self._handle.remote_id):
+            taken = JobStatus(phase="queued", gpu=self._server.gpu)  # a moment ago: no need to ask
+            self._report(taken)
+            await self._pause(taken)
         while True:
             status, sight = None, await self._look()
             if sight is not None:
@@ -51,7 +59,7 @@ class Watch:
     async def _look(self) -> Sight | None:
         """One look, or None during an outage that may still pass."""
         try:
-            sight = await look(self._server.client, self._handle.remote_id, tries=1)
+            sight = await look(self._server.client, self._handle.remote_id, ended=self._end_was_heard, tries=1)
         except TransientError as error:
             now = time.monotonic()
             self._out_since = now if self._out_since is None else self._out_since
@@ -79,6 +87,7 @@ class Watch:
                 self._end_was_heard = True
                 if status is not None:  # the server is free from now on; the next look brings the outcome
                     self._report(status.model_copy(update={"phase": "running", "progress": 1.0, "message": ""}))
+                    await asyncio.sleep(_NEXT_FIRST_S)
                 return
             heard = listener.progress(self._handle.remote_id)
             if status is not None and heard is not None:

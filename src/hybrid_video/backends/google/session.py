@@ -19,6 +19,7 @@ from google.genai import Client, types
 from google.genai.client import AsyncClient
 
 from hybrid_video.backends.google.failures import SDK_ERRORS, passes, read_error
+from hybrid_video.trust import certificates
 
 T = TypeVar("T")
 JOB_HEADER = "x-hybrid-video-job"
@@ -45,10 +46,11 @@ class Session:
         read_timeout_s: float = 60.0,
     ) -> None:
         self.base_url = base_url.rstrip("/")
-        self.http = httpx.AsyncClient(timeout=httpx.Timeout(read_timeout_s, connect=10.0))
+        self.http = httpx.AsyncClient(timeout=httpx.Timeout(read_timeout_s, connect=10.0), verify=certificates())
         self._once = httpx.AsyncClient(
             limits=httpx.Limits(max_connections=100, max_keepalive_connections=0),
             timeout=httpx.Timeout(submit_timeout_s, connect=10.0),
+            verify=certificates(),
         )
 
         def client(http: httpx.AsyncClient, timeout_s: float) -> AsyncClient:

@@ -18,6 +18,7 @@ from hybrid_video.errors import BackendError, FailureKind, TerminalError, Transi
 from hybrid_video.models import RemoteFile
 from hybrid_video.redaction import RedactingFilter
 from hybrid_video.settings import is_loopback
+from hybrid_video.trust import certificates
 
 TRIES = 5
 FIRST_PAUSE_S = 0.3
@@ -99,7 +100,7 @@ async def download(file: RemoteFile, path: Path, *, backend: str) -> Path:
     try:
         await asyncio.to_thread(part.begin)
         async with httpx.AsyncClient(
-            timeout=TIMEOUT, follow_redirects=True, trust_env=not is_loopback(file.url)
+            timeout=TIMEOUT, follow_redirects=True, trust_env=not is_loopback(file.url), verify=certificates()
         ) as client:
             for left in reversed(range(TRIES)):
                 try:

@@ -19,6 +19,7 @@ from hybrid_video.backends.runpod.transport import json_object
 from hybrid_video.errors import ConfigurationError, FailureKind, TransientError
 from hybrid_video.redaction import redact
 from hybrid_video.settings import is_loopback
+from hybrid_video.trust import certificates
 
 PROBE_PREFIX = "hv-probe"
 _TIMEOUT = httpx.Timeout(20.0, connect=5.0)
@@ -109,7 +110,7 @@ class PodDoor:
 
 def client(url: str) -> httpx.AsyncClient:
     """Connections to the doors of pods; a proxy of the environment must not come between us and this machine."""
-    return httpx.AsyncClient(timeout=_TIMEOUT, trust_env=not is_loopback(url))
+    return httpx.AsyncClient(timeout=_TIMEOUT, trust_env=not is_loopback(url), verify=certificates())
 
 
 def _graph() -> dict[str, Any]:

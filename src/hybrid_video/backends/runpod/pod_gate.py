@@ -14,6 +14,7 @@ import httpx
 from hybrid_video.errors import ConfigurationError, FailureKind, TransientError
 from hybrid_video.redaction import redact
 from hybrid_video.settings import is_loopback
+from hybrid_video.trust import certificates
 
 ROUTES = ("/system_stats", "/prompt")
 """Harmless to GET; `/prompt` is the one that must never be open."""
@@ -29,7 +30,7 @@ async def prove_closed(pod_id: str, url: str, *, backend: str) -> None:
         TransientError: UNREACHABLE, it is still booting (502) or cannot be reached, so nothing is proven.
     """
     wrong = {"Authorization": f"Bearer {secrets.token_urlsafe(24)}"}
-    async with httpx.AsyncClient(timeout=_TIMEOUT, trust_env=not is_loopback(url)) as client:
+    async with httpx.AsyncClient(timeout=_TIMEOUT, trust_env=not is_loopback(url), verify=certificates()) as client:
         for route in ROUTES:
             for headers in ({}, wrong):
                 try:

@@ -23,6 +23,7 @@ from pydantic import SecretStr
 from hybrid_video.errors import ConfigurationError, FailureKind, SubmitUncertain, TerminalError, TransientError
 from hybrid_video.redaction import redact
 from hybrid_video.settings import is_loopback
+from hybrid_video.trust import certificates
 
 READ_TIMEOUT = httpx.Timeout(20.0, connect=10.0)
 SUBMIT_TIMEOUT = httpx.Timeout(60.0, connect=10.0)
@@ -221,14 +222,16 @@ class RunPodHttp:
 
     def _pool(self) -> httpx.AsyncClient:
         if self._client is None or self._client.is_closed:
-            self._client = httpx.AsyncClient(headers=self._headers, timeout=READ_TIMEOUT, trust_env=self._trust_env)
+            self._client = httpx.AsyncClient(
+                headers=self._headers, timeout=READ_TIMEOUT, trust_env=self._trust_env, verify=certificates()
+            )
         return self._client
 
     @contextlib.asynccontextmanager
     async def _single_connection(self, headers: dict[str, str]) -> AsyncIterator[httpx.AsyncClient]:
         limits = httpx.Limits(max_connections=1, max_keepalive_connections=0)
         async with httpx.AsyncClient(
-            headers=headers, timeout=SUBMIT_TIMEOUT, limits=limits, trust_env=self._trust_env
+            headers=headers, timeout=SUBMIT_TIMEOUT, limits=limits, trust_env=self._trust_env, verify=certificates()
         ) as client:
             yield client
 
