@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import autoscale, busy, core, dispatch, honesty, overhead
+from benchmarks import autoscale, burst, busy, core, dispatch, honesty, overhead, watching
 
 if __name__ == "__main__":
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "ERROR")
@@ -17,4 +17,6 @@ if __name__ == "__main__":
     autoscale.run(quick=True)
     honesty.run(quick=True)
     busy.main()
+    burst.main(["--quick"])
+    watching.main([])
     overhead.main()

@@ -183,7 +183,7 @@ class Household:
     def _start_one(self, service: Service) -> None:
         service.start()
         if not self.ending:
-            self._tell(f"{service.name} is ready" + (f": {service.url}" if service.url else ""))
+            self._tell(f"{service.name}: ready" + (f" at {service.url}" if service.url else ""))
 
     def _restart(self, service: Service, down: set[str]) -> None:
         with contextlib.suppress(HybridVideoError, OSError):

@@ -21,8 +21,9 @@ from hybrid_video import autoscaler
 from hybrid_video.autoscaler import LaneMemory, PodOffer, ScaleDecision
 from hybrid_video.demand import BatchDemand
 from hybrid_video.errors import BackendError, ConfigurationError, FailureKind, HybridVideoError, LimitError
+from hybrid_video.estimates import cheapest_pod_usd_per_h
 from hybrid_video.ledger import Ledger
-from hybrid_video.models import Tier, utc_now
+from hybrid_video.models import utc_now
 from hybrid_video.pods.pool import PodPool
 from hybrid_video.pods.records import PodRecord
 from hybrid_video.preferences import applied
@@ -193,17 +194,7 @@ class Scaling:
         until_s, price = self._price
         if time.monotonic() < until_s:
             return price
-        book = load_prices(self._settings.routing.prices, self._settings)
-        found: list[Decimal] = []
-        for gpu in self._settings.pods.gpus:
-            try:
-                entry = book.find(backend="runpod-pod", tier=Tier.CLOUD, gpu=gpu)
-            except ConfigurationError:
-                continue
-            per_h = entry.usd * 3600 if entry.unit != "video" else entry.usd * 3600 / Decimal(str(entry.seconds or 20))
-            if per_h <= self._settings.pods.max_price_usd_per_h:
-                found.append(per_h)
-        price = min(found, default=None)
+        price = cheapest_pod_usd_per_h(load_prices(self._settings.routing.prices, self._settings), self._settings)
         self._price = (time.monotonic() + PRICES_KEPT_S, price)
         return price
 
