@@ -30,7 +30,7 @@ from hybrid_video.redaction import redact
 from hybrid_video.settings import Settings
 from hybrid_video.watched_folder.claiming import OUTCOME_FILE, Claims, Holder
 from hybrid_video.watched_folder.inbox import DONE, FAILED, Inbox
-from hybrid_video.watched_folder.night import Candidate, candidates
+from hybrid_video.watched_folder.night import Candidate, candidates, unmade
 from hybrid_video.watched_folder.night_money import NightMoney
 
 SHOWN_DAYS = 14
@@ -173,8 +173,7 @@ def _waiting(one: Candidate, ledger: Ledger, estimator: _Estimator, now: datetim
             reason=told[0],
             problems=told,
         )
-    made = {row.spec for row in ledger.job_rows(batch.name) if row.state is JobState.DONE}
-    left = tuple(job for job in batch.jobs if job not in made)
+    left = unmade(batch, ledger)
     found = estimator.of(batch.model_copy(update={"jobs": left})) if left else None
     plan = found.plan if found is not None else None
     return WaitingLine(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -20,7 +19,7 @@ from hybrid_video.engine.session import open_ledger
 from hybrid_video.errors import InputError
 from hybrid_video.ledger import Ledger, Owner
 from hybrid_video.local_time import local_day, next_at, studio_zone
-from hybrid_video.models import Batch, JobState, utc_now
+from hybrid_video.models import Batch, JobState, VideoJob, utc_now
 from hybrid_video.settings import Settings
 from hybrid_video.watched_folder.claiming import Claim, Claims
 from hybrid_video.watched_folder.inbox import Inbox, Looks, Unit
@@ -114,7 +113,7 @@ def candidates(units: Sequence[Unit], ledger: Ledger) -> list[Candidate]:
                 "same batch; write another `name:` into this one, or take one of the two away"
             )
             found[index] = Candidate(one.unit, None, (problem,))
-    return found
+    return sorted(found, key=lambda one: one.rank)
 
 
 def _read(unit: Unit, ledger: Ledger) -> Candidate:
@@ -122,13 +121,13 @@ def _read(unit: Unit, ledger: Ledger) -> Candidate:
         batch = unit.load()
     except InputError as error:
         return Candidate(unit, None, error.problems)
-    return Candidate(unit, batch, (), unmade(batch, ledger))
+    return Candidate(unit, batch, (), len(unmade(batch, ledger)))
 
 
-def unmade(batch: Batch, ledger: Ledger) -> int:
-    """How many of its clips are not there yet; those made before from the same text are."""
-    texts = Counter(row.spec for row in ledger.job_rows(batch.name) if row.state is JobState.DONE)
-    return sum(not texts[job] for job in batch.jobs)
+def unmade(batch: Batch, ledger: Ledger) -> tuple[VideoJob, ...]:
+    """The shots whose clips are not there yet; those made before from the same text are."""
+    made = {row.job: row.spec for row in ledger.job_rows(batch.name) if row.state is JobState.DONE}
+    return tuple(job for job in batch.jobs if made.get(job.id) != job)
 
 
 @dataclass
