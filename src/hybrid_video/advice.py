@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from decimal import ROUND_HALF_UP, Decimal
+from functools import partial
 
 from hybrid_video import planner
 from hybrid_video.planner import Plan, Resource
@@ -24,12 +25,14 @@ def advise(
     *,
     past: bool = False,
     points: Sequence[Plan] | None = None,
+    with_one_more: Callable[[Resource], Plan | None] | None = None,
 ) -> list[str]:
     """What waiting longer would save, what finishing sooner would cost, and what one more slot would be worth.
 
     Args:
         past: the batch is over, so the sentences speak of what would have been.
         points: the frontier, where it is known already.
+        with_one_more: the plan in the chosen time with one more slot of a kind; by default the planner's.
     """
     if not jobs or not any(resource.slots for resource in resources):
         return []
@@ -37,7 +40,7 @@ def advise(
     found = (
         _later(points, chosen, past=past),
         _sooner(points, chosen, past=past),
-        _slot(resources, jobs, chosen, past),
+        _slot(resources, chosen, with_one_more or partial(_planned_with, resources, jobs, chosen), past),
     )
     return [sentence for sentence in found if sentence]
 
@@ -98,14 +101,20 @@ def _sooner(points: Sequence[Plan], chosen: Plan, *, past: bool) -> str:
     )
 
 
-def _slot(resources: Sequence[Resource], jobs: int, chosen: Plan, past: bool) -> str:
+def _planned_with(resources: Sequence[Resource], jobs: int, chosen: Plan, more: Resource) -> Plan | None:
+    wider = [replace(one, slots=one.slots + 1) if one is more else one for one in resources]
+    return planner.cheapest_by(wider, jobs, chosen.duration_s)
+
+
+def _slot(
+    resources: Sequence[Resource], chosen: Plan, with_one_more: Callable[[Resource], Plan | None], past: bool
+) -> str:
     """The one further slot that saves most at the same duration."""
     best: tuple[Decimal, str] | None = None
-    for index, resource in enumerate(resources):
+    for resource in resources:
         if not resource.slots or resource.ready_s:
             continue
-        more = [*resources[:index], replace(resource, slots=resource.slots + 1), *resources[index + 1 :]]
-        plan = planner.cheapest_by(more, jobs, chosen.duration_s)
+        plan = with_one_more(resource)
         saved = chosen.cost_usd - plan.cost_usd if plan is not None else Decimal(0)
         if _worth(saved, chosen.cost_usd) and (best is None or saved > best[0]):
             best = (saved, resource.key)

@@ -1,15 +1,17 @@
-"""A past batch under another deadline, budget or price list, or without a tier: planned with the times it really took.
+"""A past batch under another deadline, budget or price list, or without a tier: run again by the dispatcher.
 
-What was seen is one mean time and one mean price per backend, failed attempts included. The planner is exact for
-identical jobs and known times, so the comparison is made with the plan for the batch's own goal as well: what differs
-between the two is the goal, not the planner's foresight.
+Every clip takes again what it took where it was made. Elsewhere it takes its quoted time, corrected and scattered as
+the clips were that were made there. The same goal is replayed as well, so that two runs of one kind are compared: what
+differs between them is the goal. Beside them stands the best plan in hindsight, which no router can have.
+
+Pods count as open all the time, and nothing is offline. Reservations, retries' pauses and prompts ahead are left out.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from decimal import Decimal
 
 from hybrid_video import planner
@@ -22,7 +24,18 @@ from hybrid_video.models import Attempt, AttemptState, Decision, JobState, Model
 from hybrid_video.planner import Plan, Resource
 from hybrid_video.pricing.catalog import PriceBook, PriceEntry
 from hybrid_video.pricing.learning import served_s
+from hybrid_video.replay_runs import Goal, Replayed, again
+from hybrid_video.replay_world import Terms, World, as_quoted, world_of
 from hybrid_video.settings import Settings
+
+LARGE = 1000
+"""From so many clips on advice is read off the planner's frontier."""
+
+FACTORS = (0.5, 0.7, 0.85, 1.25, 1.5, 2.0, 3.0)
+"""Shares of the replayed duration at which further goals are tried for the advice."""
+
+LOOSE = 1.1
+"""A goal a tenth later leaves the dispatcher's own guard within the time that was meant."""
 
 
 class Outcome(Model):
@@ -39,13 +52,14 @@ class Outcome(Model):
 
 
 class Replay(Model):
-    """What happened, the best plan for the same goal in hindsight, and the plan under the changed conditions."""
+    """What happened, the same goal replayed, the changed conditions replayed, and the best plan in hindsight."""
 
     batch: str
     jobs: int
     actual: Outcome
-    hindsight: Outcome
+    again: Outcome
     replayed: Outcome
+    hindsight: Outcome
     note: str = ""
     advice: tuple[str, ...] = ()
     pool: tuple[PoolLine, ...] = ()
@@ -61,41 +75,65 @@ def replay(
     prices: PriceBook | None = None,
     without: Collection[Tier] = (),
 ) -> Replay:
-    """Plans a past batch anew.
+    """Runs a past batch again.
 
     Raises:
         InputError: the ledger does not know the batch, nothing of it was made, or no tier is left.
     """
     ledger.batch_out_dir(batch)
     attempts = [attempt for attempt in ledger.attempts(batch) if attempt.finished]
-    jobs = sum(row.state is JobState.DONE for row in ledger.job_rows(batch))
-    if not jobs:
+    rows = [row for row in ledger.job_rows(batch) if row.state is JobState.DONE]
+    if not rows:
         raise InputError(f"batch {batch!r} has no finished clip yet, so there are no times to replay it with")
-    runs = ledger.forecasts(batch)
+    runs, decisions = ledger.forecasts(batch), ledger.decisions(batch)
     seen = observed_pool(runs, attempts)
     pool = seen
     if prices is not None:
-        decisions = ledger.decisions(batch)
         pool = tuple(_repriced(line, attempts, decisions, prices, settings) for line in seen)
     pool = tuple(line for line in pool if line.tier not in without)
     if not any(line.slots for line in pool):
         raise InputError(f"batch {batch!r} used no tier but {', '.join(sorted(without))}; leave one of them in")
-    goal_s, goal_usd = _goal(runs)
-    changed = deadline_s is not None or budget_usd is not None
     rate = settings.routing.value_of_time_usd_per_h
-    hindsight = _planned(resources_of(seen), jobs, goal_s, goal_usd, rate)
-    wanted = (deadline_s, budget_usd) if changed else (goal_s, goal_usd)
-    plan = _planned(resources_of(pool), jobs, *wanted, rate)
+    own = Goal(*_goal(runs), rate)
+    wanted = own if deadline_s is None and budget_usd is None else Goal(deadline_s, budget_usd, rate)
+    as_it_was = world_of(seen, attempts, decisions, rows)
+    world = as_it_was
+    if prices is not None or len(pool) < len(seen):
+        terms, billed = (as_quoted, _charged) if prices is None else _anew(prices, settings)
+        world = world_of(pool, attempts, decisions, rows, terms, billed=billed)
+    found, hindsight = again(world, wanted), _planned(resources_of(seen), len(rows), own)
     return Replay(
         batch=batch,
-        jobs=jobs,
-        actual=_actual(runs, attempts, jobs),
+        jobs=len(rows),
+        actual=_actual(runs, attempts, len(rows)),
+        again=Outcome.of(again(as_it_was, own).plan),
+        replayed=Outcome.of(found.plan),
         hindsight=Outcome.of(hindsight),
-        replayed=Outcome.of(plan),
-        note=_missed(plan, *wanted),
-        advice=tuple(advise(resources_of(pool), jobs, plan, past=True)),
+        note=_missed(found, wanted, _planned(resources_of(pool), len(rows), wanted), len(rows)),
+        advice=tuple(_advice(pool, world, wanted, found)),
         pool=pool,
     )
+
+
+def _advice(pool: Sequence[PoolLine], world: World, goal: Goal, found: Replayed) -> list[str]:
+    """Sentences from further replays; for a large batch, where chance evens out, from the planner's frontier."""
+    resources, chosen = resources_of(pool), found.plan
+    if found.unmade or not chosen.duration_s:
+        return []
+    if len(world.jobs) > LARGE:
+        plan = _planned(resources, len(world.jobs), goal)
+        return advise(resources, len(world.jobs), plan, past=True)
+    rate = goal.value_of_time_usd_per_h
+    times = [factor * chosen.duration_s for factor in FACTORS]
+    ends = [planner.frontier(resources, len(world.jobs)).kink.duration_s * LOOSE]
+    others = [again(world, Goal(time_s, None, rate)) for time_s in sorted({*times, *ends})]
+
+    def with_one_more(resource: Resource) -> Plan | None:
+        wider = again(world, Goal(chosen.duration_s * LOOSE, None, rate), more=resource.key).plan
+        return wider if wider.duration_s <= chosen.duration_s * LOOSE else None
+
+    points = [other.plan for other in others if not other.unmade]
+    return advise(resources, len(world.jobs), chosen, past=True, points=points, with_one_more=with_one_more)
 
 
 def observed_pool(runs: Sequence[Forecast], attempts: Sequence[Attempt]) -> tuple[PoolLine, ...]:
@@ -203,20 +241,54 @@ def _goal(runs: Sequence[Forecast]) -> tuple[float | None, Decimal | None]:
     return (runs[0].deadline_s, runs[0].budget_usd) if runs else (None, None)
 
 
-def _planned(
-    resources: Sequence[Resource], jobs: int, deadline_s: float | None, budget_usd: Decimal | None, rate: float
-) -> Plan:
-    plan = plan_for(resources, jobs, deadline_s=deadline_s, budget_usd=budget_usd, value_of_time_usd_per_h=rate)
+def _charged(attempt: Attempt) -> Decimal | None:
+    return attempt.cost_usd
+
+
+def _anew(
+    prices: PriceBook, settings: Settings
+) -> tuple[Callable[[Quote], Terms], Callable[[Attempt], Decimal | None]]:
+    """Quotes and bills at another price list. One with flat times for its videos changes the times as well."""
+
+    def terms(quote: Quote) -> Terms:
+        entry, warm_s = _entry(quote, "", prices, settings), quote.service_s - quote.cold_start_s
+        usd = _price(quote, "", warm_s * quote.time_scale, prices, settings)
+        if entry.unit == "video":
+            seconds = entry.seconds / quote.time_scale if entry.seconds else warm_s
+            return Terms(seconds, usd, by_time=False, flat=True, own=bool(entry.seconds))
+        return Terms(warm_s, usd, by_time=entry.unit == "gpu_second", flat=not quote.service_p90_s)
+
+    def billed(attempt: Attempt) -> Decimal | None:
+        if not _is_billed(attempt, prices):
+            return Decimal(0)
+        return _price(attempt.quote, attempt.gpu, _billed_s(attempt), prices, settings)
+
+    return terms, billed
+
+
+def _planned(resources: Sequence[Resource], jobs: int, goal: Goal) -> Plan:
+    plan = plan_for(
+        resources,
+        jobs,
+        deadline_s=goal.deadline_s,
+        budget_usd=goal.budget_usd,
+        value_of_time_usd_per_h=goal.value_of_time_usd_per_h,
+    )
     return plan or planner.shortest(resources, jobs)
 
 
-def _missed(plan: Plan, deadline_s: float | None, budget_usd: Decimal | None) -> str:
-    """A sentence where the goal cannot be met and the nearest plan stands in."""
-    if budget_usd is not None and plan.cost_usd > budget_usd:
-        return f"the budget of ${budget_usd:f} is too small; the cheapest plan is shown"
-    if deadline_s is not None and plan.duration_s > deadline_s + planner.EPSILON:
-        return f"the deadline of {deadline_s:g} s cannot be met; the nearest plan is shown"
-    return ""
+def _missed(found: Replayed, goal: Goal, plan: Plan, jobs: int) -> str:
+    """A sentence where the goal cannot be met, or was not."""
+    if found.unmade and goal.budget_usd is not None:
+        made = jobs - found.unmade
+        return f"the budget of ${goal.budget_usd:f} is too small: it pays for {made} of {jobs} clips"
+    if found.unmade:
+        return f"{found.unmade} of {jobs} clips could not be made by what is left"
+    if goal.deadline_s is None or found.late <= 0.5:
+        return ""
+    if plan.duration_s > goal.deadline_s:
+        return f"the deadline of {goal.deadline_s:g} s cannot be met; the nearest is shown"
+    return f"the deadline of {goal.deadline_s:g} s was missed by {found.plan.duration_s - goal.deadline_s:.1f} s"
 
 
 def _actual(runs: Sequence[Forecast], attempts: Sequence[Attempt], jobs: int) -> Outcome:

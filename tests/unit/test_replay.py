@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -18,6 +19,8 @@ from hybrid_video.planner import Plan, Resource
 from hybrid_video.pricing.catalog import PriceBook
 from hybrid_video.replay import replay
 from hybrid_video.settings import Settings
+from hybrid_video.simulation import Job
+from hybrid_video.simulation.recorded import RecordedSite, Seen, Told
 from tests.unit.deciding_rig import job
 from tests.unit.ledger_rig import cost, fail, make_batch, make_clip, make_handle, make_order, reserve
 from tests.unit.test_predictions import SEED, seed_lanes, seed_shots
@@ -51,9 +54,12 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
     opened.close()
 
 
-def clip(ledger: Ledger, owner: Owner, number: int, key: str, usd: str, took_s: float) -> None:
-    """One finished clip."""
+def clip(
+    ledger: Ledger, owner: Owner, number: int, key: str, usd: str, took_s: float, quoted_s: float | None = None
+) -> None:
+    """One finished clip, quoted at what it took where nothing else is said."""
     order = make_order(shot=job(f"shot-{number}"), backend=key, usd=usd)
+    order = order.model_copy(update={"quote": order.quote.model_copy(update={"service_s": quoted_s or took_s})})
     reserve(ledger, order, owner)
     ledger.mark_submitted(make_handle(order))
     ledger.mark_collected(order.attempt_id, make_clip(order), execution_s=took_s, queue_s=0, gpu=RTX_4090)
@@ -61,32 +67,36 @@ def clip(ledger: Ledger, owner: Owner, number: int, key: str, usd: str, took_s: 
 
 
 def test_a_replay_starts_from_what_happened(ledger: Ledger) -> None:
-    """The money and the time of the ledger, and in hindsight the best plan for the batch's own deadline."""
+    """The money and the time of the ledger, the same goal run again, and in hindsight the best plan for it."""
     found = replay(ledger, "night", Settings())
     assert found.actual.cost_usd == Decimal("0.216")
     assert found.actual.duration_s == 72.5
     assert found.actual.split == {"local": 20, "cloud": 8, "gemini": 2}
-    assert found.hindsight == found.replayed
+    assert found.again == found.replayed
     assert found.hindsight.duration_s <= 70
+    assert found.again.duration_s <= 70
+    assert found.again.cost_usd >= found.hindsight.cost_usd
     assert found.hindsight.cost_usd == planner.cheapest_by(SEED, JOBS, 70).cost_usd  # type: ignore[union-attr]
 
 
 def test_a_later_deadline_is_cheaper_and_says_by_how_much(ledger: Ledger) -> None:
-    """A hundred seconds are enough for the own GPU alone."""
-    found = replay(ledger, "night", Settings(), deadline_s=100)
+    """A hundred seconds are enough for the own GPU alone; the dispatcher keeps a tenth in hand."""
+    assert replay(ledger, "night", Settings(), deadline_s=100).replayed.split == {"local": 27, "cloud": 3}
+    found = replay(ledger, "night", Settings(), deadline_s=115)
     assert found.replayed.cost_usd == 0
     assert found.replayed.split == {"local": 30}
     assert not found.note
 
 
 def test_a_goal_out_of_reach_is_answered_with_the_nearest(ledger: Ledger) -> None:
-    """The sentence says so, and the plan is the fastest or the cheapest."""
+    """The sentence says so, and the run is the fastest, or makes what the money is enough for."""
     late = replay(ledger, "night", Settings(), deadline_s=1)
     poor = replay(ledger, "night", Settings(), budget_usd=Decimal("0.01"), without=[Tier.LOCAL])
     assert "cannot be met" in late.note
     assert late.replayed.duration_s == planner.shortest(SEED, JOBS).duration_s
-    assert "too small" in poor.note
-    assert poor.replayed.split == {"cloud": 30}
+    assert "pays for 1 of 30 clips" in poor.note
+    assert poor.replayed.split == {"cloud": 1}
+    assert poor.replayed.cost_usd <= Decimal("0.01")
 
 
 def test_a_tier_can_be_left_out(ledger: Ledger) -> None:
@@ -195,3 +205,62 @@ def test_there_is_no_advice_where_nothing_would_change() -> None:
 def test_durations_are_spoken(seconds: float, text: str) -> None:
     """As people say them."""
     assert spoken(seconds) == text
+
+
+def scattered(ledger: Ledger, owner: Owner, jobs: int) -> None:
+    """A batch whose clips took other than quoted: local ones 12 s (+-1) instead of 10, cloud ones 18 s (+-4)."""
+    for number in range(jobs):
+        key = "cloud" if number % 3 == 2 else "local"
+        took_s = 12.0 + (number % 5 - 2) / 2 if key == "local" else 18.0 + 2 * (number % 5 - 2)
+        quoted_s = 10.0 if key == "local" else 20.0
+        clip(ledger, owner, number, key, "0" if key == "local" else "0.007", took_s, quoted_s)
+
+
+def test_a_replay_learns_from_the_times_that_were_seen(tmp_path: Path) -> None:
+    """Thirty clips of 12 s on one GPU and of 18 s on one worker take what they must, whatever was quoted."""
+    ledger, owner = Ledger.open(tmp_path / "ledger.sqlite3"), Owner(tmp_path)
+    ledger.register(make_batch(jobs=30), out_dir=tmp_path)
+    scattered(ledger, owner, 30)
+    alone = replay(ledger, "night", Settings(), without=[Tier.CLOUD]).replayed
+    both = replay(ledger, "night", Settings(), deadline_s=260).replayed
+    owner.close()
+    ledger.close()
+    assert alone.split == {"local": 30}
+    assert alone.duration_s == pytest.approx(30 * 12, rel=0.03)
+    assert both.duration_s <= 260
+    assert 8 <= both.split["cloud"] <= 13
+
+
+def test_replays_differ_by_the_goal_and_not_by_luck(tmp_path: Path) -> None:
+    """The same question twice has the same answer, and more time never costs more."""
+    ledger, owner = Ledger.open(tmp_path / "ledger.sqlite3"), Owner(tmp_path)
+    ledger.register(make_batch(jobs=30), out_dir=tmp_path)
+    scattered(ledger, owner, 30)
+    found = [replay(ledger, "night", Settings(), deadline_s=time_s).replayed for time_s in (240, 240, 300, 400)]
+    owner.close()
+    ledger.close()
+    assert found[0] == found[1]
+    assert found[0].cost_usd >= found[2].cost_usd >= found[3].cost_usd == 0
+
+
+def test_what_an_attempt_cost_and_took_is_taken_from_the_ledger() -> None:
+    """Where a job was made it takes and costs the same again, failure first; a further try is drawn."""
+    site = RecordedSite(
+        "cloud",
+        1,
+        20,
+        Decimal("0.01"),
+        told={"a": Told(20, 10_000_000), "b": Told(40, 20_000_000)},
+        seen={"a": (Seen(7, False, 1_000_000), Seen(25, True, 12_000_000))},
+        pace=1.1,
+        by_time=True,
+    )
+    a, b, rng = Job("a"), Job("b"), random.Random(1)
+    assert site.attempt(a, rng) == (7, False)
+    assert site.billed_nano(a, 7, succeeds=False) == 1_000_000
+    assert site.attempt(a, rng) == (25, True)
+    assert site.billed_nano(a, 25, succeeds=True) == 12_000_000
+    assert site.attempt(b, rng) == (pytest.approx(44), True)
+    assert site.billed_nano(b, 44, succeeds=True) == 22_000_000
+    assert site.again(1).attempt(a, rng) == (7, False)
+    assert not site.takes(Job("c"))

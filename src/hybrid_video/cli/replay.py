@@ -32,7 +32,8 @@ def replay(
     ] = None,
     json_output: JsonOption = False,
 ) -> int:
-    """Plan a past batch anew with the times it really took: another deadline, budget, price list, or without a tier."""
+    """Run a past batch again on a virtual clock, with the times it really took: another deadline, budget, price list, or
+    without a tier."""
     settings = Settings.load()
     excluded = [_tier(name) for name in without or ()]
     with opened(settings) as (ledger, _history):
@@ -57,10 +58,11 @@ def to_json(found: Replay) -> dict[str, Any]:
         "batch": found.batch,
         "jobs": found.jobs,
         "actual": _outcome_json(found.actual),
-        "hindsight": _outcome_json(found.hindsight),
+        "again": _outcome_json(found.again),
         "replayed": _outcome_json(found.replayed),
-        "difference_usd": money(found.replayed.cost_usd - found.actual.cost_usd),
-        "difference_s": round(found.replayed.duration_s - found.actual.duration_s, 3),
+        "hindsight": _outcome_json(found.hindsight),
+        "difference_usd": money(found.replayed.cost_usd - found.again.cost_usd),
+        "difference_s": round(found.replayed.duration_s - found.again.duration_s, 3),
         "feasible": not found.note,
         "note": found.note,
         "advice": list(found.advice),
@@ -90,8 +92,9 @@ def _show(found: Replay) -> None:
         table.add_column(name, justify="right" if name in ("cost", "duration") else "left")
     rows = (
         ("what happened", found.actual),
-        ("planned for the same goal in hindsight", found.hindsight),
-        ("planned as asked", found.replayed),
+        ("the same goal, replayed", found.again),
+        ("as asked, replayed", found.replayed),
+        ("best plan in hindsight, same goal", found.hindsight),
     )
     for name, outcome in rows:
         split = ", ".join(f"{count} {key}" for key, count in outcome.split.items())

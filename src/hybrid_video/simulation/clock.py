@@ -60,6 +60,9 @@ class _Slot:
     serial: int = 0
     succeeds: bool = True
     reserved_nano: int = 0
+    started: bool = False
+    starting_s: float = 0.0
+    """Part of the running attempt in which the slot only starts."""
 
 
 class _Clock:
@@ -109,7 +112,7 @@ class _Clock:
         if slot.job is None:
             state.free_s, state.outstanding = 0.0, 0
         else:
-            expected = self.policy.expected_s(slot.site.key, slot.job)
+            expected = self.policy.expected_s(slot.site.key, slot.job) + slot.starting_s
             left = slot.began_s + expected - self.now_s
             state.free_s, state.outstanding = (left if left > 0 else expected * OVERDUE), 1
         return state
@@ -120,8 +123,10 @@ class _Clock:
         if slot.state.model and slot.state.model != job.model:
             self.outcome.loads += 1
             seconds += slot.site.load_s
+        slot.starting_s, slot.started = (0.0 if slot.started else slot.site.start_s), True
+        seconds += slot.starting_s
         slot.job, slot.began_s, slot.state.model = job, self.now_s, job.model
-        slot.reserved_nano = slot.site.price_nano(job.size)
+        slot.reserved_nano = slot.site.reserved_nano(job)
         self.reserved_nano += slot.reserved_nano
         held = self.outcome.cost_nano + self.reserved_nano
         self.outcome.most_held_nano = max(self.outcome.most_held_nano, held)
@@ -132,17 +137,14 @@ class _Clock:
         """An attempt is over: settled, and back in the queue if it failed."""
         job = slot.job
         assert job is not None  # noqa: S101 - ends are noted with a job
-        seconds = self.now_s - slot.began_s
+        seconds = max(0.0, self.now_s - slot.began_s - slot.starting_s)
         self.reserved_nano -= slot.reserved_nano
+        self.outcome.cost_nano += slot.site.billed_nano(job, seconds, succeeds=succeeds)
         if succeeds:
-            self.outcome.cost_nano += slot.reserved_nano
             self.outcome.split[slot.site.key] += 1
             assert job.id not in self.outcome.ends_s, f"{job.id} was made twice"  # noqa: S101
             self.outcome.ends_s[job.id] = self.outcome.duration_s = self.now_s
         else:
-            if not slot.site.per_clip:
-                share = min(1.0, seconds / (slot.site.service_s * job.size))
-                self.outcome.cost_nano += round(slot.reserved_nano * share)
             self.outcome.failures += 1
         slot.job = None
         self.policy.observed(slot.site.key, job, seconds, succeeds)

@@ -103,13 +103,15 @@ class Ours:
     _waiting: Waiting = field(default_factory=Waiting)
     _learned: dict[str, _Learned] = field(default_factory=dict)
     _affordable: frozenset[str] = frozenset()
-    _quotes: dict[tuple[float, str], dict[str, Quote]] = field(default_factory=dict)
+    _quotes: dict[tuple[float, str, str], dict[str, Quote]] = field(default_factory=dict)
+    _flat: frozenset[str] = frozenset()
 
     def begin(self, sites: Sequence[Site]) -> None:
         """Learns of the sites."""
         self._sites = {site.key: site for site in sites}
         self._learned = {site.key: _Learned() for site in sites}
         self._affordable = frozenset(self._sites)
+        self._flat = frozenset(site.key for site in sites if site.flat)
 
     def add(self, job: Job, *, failed_on: str = "") -> None:
         """A job waits: new, or back after a failure, then first and without the site that failed."""
@@ -135,19 +137,20 @@ class Ours:
             self._keep_affordable(left_nano)
         deadline = None if self.deadline_s is None else max(0.0, self.deadline_s - view.now_s)
         guard = None if self.guard_s is None else min(self.guard_s, deadline or 0.0)
-        pace = {key: learned.pace for key, learned in self._learned.items()} if self.learning else {}
+        known = {key: one for key, one in self._learned.items() if key not in self._flat} if self.learning else {}
+        pace = {key: learned.pace for key, learned in known.items()}
         goal = Goal(deadline, budget, self.value_of_time_usd_per_h, whole_s=self.deadline_s, guard_s=guard)
         horizon_s = dispatcher.horizon(goal, self._waiting, lanes, pace)
         if self.on_decision is not None:
             self.on_decision(self._waiting, lanes, horizon_s)
         soft = self.deadline_s is None if self.soft is None else self.soft
-        probes = self._probes() if self.learning else None
-        spread = {key: learned.spread.cv for key, learned in self._learned.items()} if self.learning else None
+        probes = {key: PROBES - seen for key, one in known.items() if (seen := one.done + one.running) < PROBES}
+        spread = {key: learned.spread.cv for key, learned in known.items()}
         made = dispatcher.assign(self._waiting, lanes, horizon_s, soft=soft, pace=pace, probes=probes, spread=spread)
         chosen = []
         for item in made:
             if self.budget_usd is not None:
-                price = self._sites[item.backend].price_nano(self._jobs[item.job][0].told_size)
+                price = self._sites[item.backend].told_nano(self._jobs[item.job][0])
                 if price > left_nano:
                     continue
                 left_nano -= price
@@ -158,22 +161,12 @@ class Ours:
 
     def observed(self, key: str, job: Job, seconds: float, done: bool) -> None:
         """Failed time counts as time, only finished clips count as clips."""
-        learned = self._learned[key]
-        site = self._sites[key]
-        learned.took(seconds / (site.service_s * site.believed * job.told_size), done)
+        self._learned[key].took(seconds / self._sites[key].told_s(job), done)
 
     def expected_s(self, key: str, job: Job) -> float:
         """The quoted time, corrected by what was observed."""
-        site = self._sites[key]
-        pace = self._learned[key].pace if self.learning else 1.0
-        return site.service_s * site.believed * job.told_size * pace
-
-    def _probes(self) -> dict[str, int]:
-        return {
-            key: PROBES - learned.done - learned.running
-            for key, learned in self._learned.items()
-            if learned.done + learned.running < PROBES
-        }
+        corrected = self.learning and key not in self._flat
+        return self._sites[key].told_s(job) * (self._learned[key].pace if corrected else 1.0)
 
     def _keep_affordable(self, left_nano: int) -> None:
         """Takes away (or gives back) the sites whose clips the budget cannot pay; the price of a mean clip decides."""
@@ -187,12 +180,12 @@ class Ours:
         )
 
     def _pending(self, job: Job, failed_on: str) -> PendingJob:
-        keys = self._affordable - {failed_on} or self._affordable
-        alike = (job.told_size, job.model)
+        alike = (job.told_size, job.model, job.kind)
         if alike not in self._quotes:
-            self._quotes[alike] = {key: site.quote(job) for key, site in self._sites.items()}
-        quotes = {key: quote for key, quote in self._quotes[alike].items() if key in keys}
-        return PendingJob(job.id, quotes, rank=job.rank, size=job.told_size)
+            self._quotes[alike] = {key: site.quote(job) for key, site in self._sites.items() if site.takes(job)}
+        able = {key: quote for key, quote in self._quotes[alike].items() if key in self._affordable}
+        quotes = {key: quote for key, quote in able.items() if key != failed_on} or able
+        return PendingJob(job.id, quotes, job.urgent, rank=job.rank, size=job.told_size)
 
 
 @dataclass
@@ -215,8 +208,7 @@ class _Queue:
 
     def expected_s(self, key: str, job: Job) -> float:
         """As quoted."""
-        site = self._sites[key]
-        return site.service_s * site.believed * job.told_size
+        return self._sites[key].told_s(job)
 
 
 @dataclass

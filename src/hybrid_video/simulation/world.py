@@ -32,6 +32,8 @@ class Site:
         per_clip: the price does not grow with the size, and a failed attempt is free.
         believed: how many times the true service time the quotes say.
         load_s: seconds to load another model than the one loaded.
+        start_s: seconds that a slot starts before its first clip, in no quote and in no bill of a clip.
+        flat: its quotes come from a list of flat times, so nothing seen corrects them.
     """
 
     key: str
@@ -43,6 +45,8 @@ class Site:
     per_clip: bool = False
     believed: float = 1.0
     load_s: float = 0.0
+    start_s: float = 0.0
+    flat: bool = False
 
     @property
     def effective_s(self) -> float:
@@ -59,16 +63,40 @@ class Site:
         """Price of a clip in billionths of a dollar."""
         return round(self.price_usd * NANO) if self.per_clip else round(float(self.price_usd) * size * NANO)
 
+    def takes(self, job: Job) -> bool:
+        """Whether it can make a job at all."""
+        return True
+
+    def told_s(self, job: Job) -> float:
+        """Seconds the router is told that a job takes."""
+        return self.service_s * self.believed * job.told_size
+
+    def told_nano(self, job: Job) -> int:
+        """Price the router is told, billionths of a dollar."""
+        return self.price_nano(job.told_size)
+
+    def reserved_nano(self, job: Job) -> int:
+        """What is held for a job while it runs."""
+        return self.price_nano(job.size)
+
+    def billed_nano(self, job: Job, seconds: float, *, succeeds: bool) -> int:
+        """What an attempt of so many seconds costs: a failed one its share of the time, or nothing if paid per clip."""
+        if succeeds:
+            return self.price_nano(job.size)
+        if self.per_clip:
+            return 0
+        return round(self.price_nano(job.size) * min(1.0, seconds / (self.service_s * job.size)))
+
     def quote(self, job: Job) -> Quote:
         """What the router is told, sizes included."""
-        amount = Decimal(self.price_nano(job.told_size)) / NANO
+        amount = Decimal(self.told_nano(job)) / NANO
         return Quote(
             backend=self.key,
             tier=TIERS.get(self.key, Tier.CLOUD),
             model=job.model,
             amount_usd=amount,
             reserve_usd=amount,
-            service_s=self.service_s * self.believed * job.told_size,
+            service_s=self.told_s(job),
             output=OUTPUT,
             basis="simulated",
         )
@@ -85,7 +113,13 @@ class Site:
 
 @dataclass(frozen=True)
 class Job:
-    """One clip to make; `told_size` is what the router knows of its size."""
+    """One clip to make.
+
+    Args:
+        told_size: what the router knows of its size.
+        kind: jobs of one kind, size and model have the same quotes everywhere.
+        urgent: the earliest finish wins.
+    """
 
     id: str
     size: float = 1.0
@@ -93,6 +127,8 @@ class Job:
     rank: float = 0.0
     model: str = "m"
     arrives_s: float = 0.0
+    kind: str = ""
+    urgent: bool = False
 
 
 @dataclass(frozen=True)
