@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -21,6 +22,13 @@ def project_dir() -> Path:
     raise ConfigurationError(
         "the Prefect flows are missing from this installation; reinstall hybrid-video, or run from a checkout"
     )
+
+
+def enter() -> dict[str, str]:
+    """Prefect's pull step of every deployment: goes to the project of the machine that runs the flow."""
+    folder = project_dir()
+    os.chdir(folder)
+    return {"directory": str(folder)}
 
 
 def flow_command(name: str) -> list[str]:
