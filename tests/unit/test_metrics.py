@@ -351,7 +351,7 @@ DRILLS: dict[str, tuple[dict[str, str], dict[str, str], str]] = {
     "HybridVideoOrphans": ({'orphans{kind="pods"}': "1"}, {'orphans{kind="pods"}': "0"}, 'kind="pods"'),
     "HybridVideoNoWatcher": ({"watcher_up": "0", "pods_open": "2"}, {"watcher_up": "1"}, ""),
     "HybridVideoHealthStale": (
-        {'backend_health_age_seconds{backend="veo"}': "900", "watcher_up": "1"},
+        {'backend_health_age_seconds{backend="veo"}': "900", "health_watched": "1"},
         {'backend_health_age_seconds{backend="veo"}': "20"},
         'backend="veo"',
     ),

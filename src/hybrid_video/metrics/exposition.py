@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 from sqlalchemy.engine import Connection
 
 from hybrid_video import __version__, views
+from hybrid_video.errors import FailureKind
 from hybrid_video.ledger import Ledger
 from hybrid_video.ledger import schema as t
 from hybrid_video.metrics import standing
@@ -29,6 +30,13 @@ from hybrid_video.views.reading import reading
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 PREFIX = "hybrid_video_"
 DAY_S = 86_400
+OUTCOMES = (
+    ("settled", ""),
+    ("cancelled", FailureKind.CANCELLED.value),
+    *(("failed", kind.value) for kind in FailureKind if kind is not FailureKind.CANCELLED),
+)
+"""How an attempt may end, and for what reason."""
+
 POD_STATES = ("intended", "creating", "starting", "ready", "draining", "closing", "closed", "failed")
 
 Number = TypeVar("Number", int, Decimal)
@@ -65,13 +73,15 @@ def families(ledger: Ledger, settings: Settings, *, now: datetime | None = None)
     """Every family with its samples."""
     began, moment = time.monotonic(), now or utc_now()
     found: list[Metric] = []
+    known = views.backends(ledger, settings, now=moment)
+    used = {b.backend: b.tier.value for b in known if b.configured}
     with reading(ledger) as connection:
         totals = attempt_totals(connection, moment)
-        found += _work(connection, totals)
+        found += _work(connection, totals, used)
         found += _pods(connection, settings, moment)
         found += _care(connection, moment)
-    found += _money(views.overview(ledger, settings, now=moment), totals)
-    found += _backends(views.backends(ledger, settings, now=moment))
+    found += _money(views.overview(ledger, settings, now=moment), totals, used)
+    found += _backends(known)
     found += _machine(settings)
     found += [
         _gauge("build_info", "Version of hybrid-video; always 1.", {(__version__,): 1}, "version"),
@@ -81,15 +91,17 @@ def families(ledger: Ledger, settings: Settings, *, now: datetime | None = None)
     return tuple(found)
 
 
-def _work(connection: Connection, totals: tuple[Total, ...]) -> Iterator[Metric]:
+def _work(connection: Connection, totals: tuple[Total, ...], used: Mapping[str, str]) -> Iterator[Metric]:
+    """Jobs, batches, attempts. `used`: the configured backends with their tiers; their counters begin at 0, because
+    Prometheus takes no note of a series that begins at the six failures of its first minute."""
     jobs = standing.jobs_by_state(connection)
     yield _gauge("jobs", "Jobs by state.", {(state.value,): jobs.get(state.value, 0) for state in JobState}, "state")
     batches = {"finished": 0, "unfinished": 0} | standing.batches_by_state(connection)
     yield _gauge("batches", "Batches by state.", {(state,): n for state, n in batches.items()}, "state")
     open_now = standing.under_way(connection)
     yield _gauge("attempts_under_way", "Attempts that hold a reservation.", open_now, "backend", "state")
-    ended: dict[tuple[str, ...], int] = {}
-    retries: dict[tuple[str, ...], int] = {}
+    ended: dict[tuple[str, ...], int] = {(key, tier, *outcome): 0 for key, tier in used.items() for outcome in OUTCOMES}
+    retries: dict[tuple[str, ...], int] = {(key,): 0 for key in used}
     for total in totals:
         if (total.backend, total.state) not in open_now:
             _add(ended, (total.backend, total.tier, total.state, total.error_kind), total.attempts)
@@ -97,13 +109,13 @@ def _work(connection: Connection, totals: tuple[Total, ...]) -> Iterator[Metric]
     text = "Attempts that have ended, by outcome: settled (a clip), failed, cancelled."
     yield _counter("attempts", text, ended, "backend", "tier", "outcome", "error_kind")
     yield _counter("retries", "Attempts that were not the first of their job.", retries, "backend")
-    yield _histogram("clip_duration_seconds", "From decision to stored clip.", totals, "whole")
-    yield _histogram("execution_seconds", "What the backend itself says it worked on a clip.", totals, "worked")
+    yield _histogram("clip_duration_seconds", "From decision to stored clip.", totals, "whole", used)
+    yield _histogram("execution_seconds", "What the backend itself says it worked on a clip.", totals, "worked", used)
 
 
-def _money(overview: views.Overview, totals: tuple[Total, ...]) -> Iterator[Metric]:
-    cost: dict[tuple[str, ...], Decimal] = {}
-    quoted: dict[tuple[str, ...], Decimal] = {}
+def _money(overview: views.Overview, totals: tuple[Total, ...], used: Mapping[str, str]) -> Iterator[Metric]:
+    cost: dict[tuple[str, ...], Decimal] = {(key, tier): Decimal(0) for key, tier in used.items()}
+    quoted = dict(cost)
     for total in totals:
         _add(cost, (total.backend, total.tier), total.cost_usd)
         if ended_well(total):
@@ -122,7 +134,9 @@ def _money(overview: views.Overview, totals: tuple[Total, ...]) -> Iterator[Metr
 
 
 def _pods(connection: Connection, settings: Settings, now: datetime) -> Iterator[Metric]:
-    counts, summary = standing.pod_counts(connection, now), pod_summary(connection, settings)
+    first_lease_s = (settings.pods.ready_timeout_s + settings.pods.lease_s) / settings.routing.time_scale
+    counts = standing.pod_counts(connection, now, timedelta(seconds=first_lease_s))
+    summary = pod_summary(connection, settings)
     by_state = {(state,): counts.by_state.get(state, 0) for state in POD_STATES}
     yield _gauge("pods", "Rented pods by state.", by_state, "state")
     yield _gauge("pods_open", "Pods that may cost money now.", {(): summary.open})
@@ -149,8 +163,9 @@ def _care(connection: Connection, now: datetime) -> Iterator[Metric]:
     errors = {(what,): error for what, error in standing.prediction_errors(connection).items()}
     text = "Mean relative error of the newest finished plans."
     yield _gauge("prediction_error_ratio", text, errors, "what")
-    left_s = standing.watcher_age_s(connection, now)
-    yield _gauge("watcher_up", "1 while a watcher holds its lease.", {(): int(left_s is not None and left_s > 0)})
+    watcher = standing.watcher(connection, now)
+    yield _gauge("watcher_up", "1 while a watcher holds its lease.", {(): int(watcher.up)})
+    yield _gauge("health_watched", "1 while a watcher is to look at the backends.", {(): int(watcher.looks)})
 
 
 def _backends(found: tuple[views.BackendView, ...]) -> Iterator[Metric]:
@@ -170,7 +185,9 @@ def _backends(found: tuple[views.BackendView, ...]) -> Iterator[Metric]:
     rank = {"closed": 0, "half-open": 1, "open": 2}
     breakers = {(k,): max((rank[line.state] for line in b.breakers), default=0) for k, b in seen.items()}
     yield _gauge("breaker_state", "Worst of its breakers: 0 closed, 1 half open, 2 open.", breakers, "backend")
-    old = {(key,): max((p.age_days for p in b.prices), default=0) * DAY_S for key, b in seen.items() if b.configured}
+    # That the own GPU costs nothing needs no second look.
+    ages_days = {key: [p.age_days for p in b.prices if p.usd] for key, b in seen.items() if b.configured}
+    old = {(key,): max(found, default=0) * DAY_S for key, found in ages_days.items()}
     yield _gauge("price_age_seconds", "Age of the oldest price in use.", old, "backend")
 
 
@@ -201,10 +218,10 @@ def _counter(name: str, text: str, samples: Samples, *labels: str) -> Metric:
     return family
 
 
-def _histogram(name: str, text: str, totals: tuple[Total, ...], which: str) -> Metric:
+def _histogram(name: str, text: str, totals: tuple[Total, ...], which: str, used: Mapping[str, str]) -> Metric:
     """Of attempts that became clips, by backend."""
     family = HistogramMetricFamily(PREFIX + name, text, labels=("backend",))
-    backends = sorted({total.backend for total in totals if ended_well(total)})
+    backends = sorted({total.backend for total in totals if ended_well(total)} | set(used))
     for backend in backends:
         mine: list[Spread] = [getattr(x, which) for x in totals if ended_well(x) and x.backend == backend]
         sums = [sum(spread.up_to[place] for spread in mine) for place in range(len(BUCKETS_S))]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -37,6 +38,15 @@ class Uncertain:
 
     attempts: int
     oldest_s: float
+
+
+@dataclass(frozen=True)
+class WatcherState:
+    """Whether somebody watches."""
+
+    up: bool
+    looks: bool
+    """At the backends' health as well: a watcher that lives in a run only tends pods."""
 
 
 def jobs_by_state(connection: Connection) -> dict[str, int]:
@@ -82,11 +92,16 @@ def waiting_jobs(connection: Connection, now: datetime) -> int:
     return sum(BatchDemand.model_validate_json(document).waiting_jobs for document in believed)
 
 
-def pod_counts(connection: Connection, now: datetime) -> PodCounts:
-    """From the pods' own table."""
+def pod_counts(connection: Connection, now: datetime, first_lease: timedelta) -> PodCounts:
+    """From the pods' own table.
+
+    Args:
+        first_lease: a pod that nobody has seen ready has no lease yet; so long after its intent it should be gone.
+    """
     p = t.pods.c
     states = connection.execute(sa.select(p.state, sa.func.count()).group_by(p.state))
-    late = sa.select(sa.func.count()).where(p.state.not_in(PODS_OVER), p.lease_until < now)
+    late_pod = sa.or_(p.lease_until < now, sa.and_(p.lease_until.is_(None), p.intended_at < now - first_lease))
+    late = sa.select(sa.func.count()).where(p.state.not_in(PODS_OVER), late_pod)
     unbilled = sa.select(sa.func.count()).where(p.state == "closed", p.reconciled_at.is_(None))
     return PodCounts(
         {str(state): int(count) for state, count in states},
@@ -106,7 +121,8 @@ def prediction_errors(connection: Connection) -> dict[str, float]:
     return {what: sum(errors) / len(errors) for what, errors in found.items() if errors}
 
 
-def watcher_age_s(connection: Connection, now: datetime) -> float | None:
-    """Seconds that the watcher's lease still runs (negative: it has run out); None where there never was one."""
-    until = connection.execute(sa.select(sa.func.max(t.watchers.c.lease_until))).scalar()
-    return (until - now).total_seconds() if until else None
+def watcher(connection: Connection, now: datetime) -> WatcherState:
+    """From its lease, and from what it says of itself there."""
+    rows = connection.execute(sa.select(t.watchers.c.lease_until, t.watchers.c.document)).all()
+    held = [json.loads(row.document) for row in rows if row.lease_until > now]
+    return WatcherState(up=bool(held), looks=any(document.get("where") != "run" for document in held))
