@@ -18,10 +18,10 @@ from hybrid_video.engine.session import batch_run, stop_on_signal
 from hybrid_video.errors import InputError
 from hybrid_video.local_time import next_at, parse_clock, studio_zone
 from hybrid_video.models import Batch, utc_now
+from hybrid_video.plain_text import clock
 from hybrid_video.settings import Settings
 from hybrid_video.watched_folder import Listing, Night, NightReport, Ran, list_inbox, run_night
 from hybrid_video.watched_folder.listing import retry as put_back
-from hybrid_video.watched_folder.outcomes import clock
 
 MOST_SHOWN = 50
 STYLES = {"ready": "green", "arriving": "yellow", "wrong": "red", "done": "green", "failed": "red", "waits": "yellow"}

@@ -10,14 +10,14 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from hybrid_video.backends.runpod.pods import PodsClient
 from hybrid_video.cli.app import app
 from hybrid_video.cli.output import TIER_STYLE, console, print_json
 from hybrid_video.cli.run import JsonOption
 from hybrid_video.engine.report import money
 from hybrid_video.pricing.catalog import PriceEntry
-from hybrid_video.pricing.refresh import OLD_DAYS, Refresh, compare, load_prices, prices_folder, write
+from hybrid_video.pricing.refresh import OLD_DAYS, Refresh, load_prices
 from hybrid_video.settings import Settings
+from hybrid_video.tidying import refresh_prices
 
 HOUR_S = 3600
 
@@ -31,7 +31,7 @@ def prices(
 ) -> int:
     """Show every price in use with its source and age, or fetch RunPod's present ones. Old entries are kept."""
     settings = Settings.load()
-    fetched = asyncio.run(_refresh(settings)) if refresh else None
+    fetched = asyncio.run(refresh_prices(settings)) if refresh else None
     book = load_prices(settings.routing.prices, settings)
     today = datetime.now(UTC).date()
     entries = sorted(book.in_use(), key=lambda e: (e.tier, e.backend, e.gpu, e.model, e.resolution))
@@ -55,26 +55,6 @@ def prices(
             }
         )
     return 0
-
-
-async def _refresh(settings: Settings) -> Refresh:
-    """Fetches, compares and writes.
-
-    Raises:
-        ConfigurationError: there is no key, or the folder cannot be written.
-        BackendError: RunPod does not answer, or refuses the key.
-    """
-    client = PodsClient.from_settings(settings.runpod)
-    try:
-        catalogue = await client.catalogue()
-    finally:
-        await client.close()
-    now = datetime.now(UTC)
-    found = compare(catalogue, load_prices("current", settings), now.date())
-    if not found.entries:
-        return found
-    path = write(found, prices_folder(settings), now)
-    return Refresh(found.entries, found.changed, found.doubtful, path)
 
 
 def _warning(old: list[PriceEntry], today: Any, settings: Settings) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -11,6 +10,7 @@ from zoneinfo import ZoneInfo
 
 from hybrid_video.engine.report import BatchReport, money
 from hybrid_video.models import Model, Usd
+from hybrid_video.plain_text import clock, plain
 
 Outcome = Literal["done", "failed", "waits", "stopped"]
 """waits: put back into the inbox for the next night. stopped: put back because the run was asked to end."""
@@ -151,18 +151,3 @@ def _again(unit: str) -> list[str]:
         f"Correct it here, then run `hybrid-video inbox retry {plain(unit)}`, which puts it back into the inbox.",
         "Clips that are finished are not made and not paid for again.",
     ]
-
-
-def clock(seconds: float) -> str:
-    """A duration as people say it."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{seconds:.1f} s"
-
-
-def plain(text: str) -> str:
-    """Text that stays text in Markdown and in its tables."""
-    escaped = html.escape(" ".join(text.split()), quote=False)
-    return "".join(f"\\{sign}" if sign in "|*[]" else sign for sign in escaped)
