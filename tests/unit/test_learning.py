@@ -15,8 +15,9 @@ import pytest
 from hybrid_video.history import History
 from hybrid_video.history.queries import calibration, learned_times
 from hybrid_video.ledger import Ledger, Owner
-from hybrid_video.models import Attempt, AttemptState, JobState, OutputSpec, Quote, Tier, utc_now
-from hybrid_video.pricing.learning import Kind, observation, served_s, work_units
+from hybrid_video.models import Attempt, AttemptState, JobHandle, JobState, OutputSpec, Quote, Tier, utc_now
+from hybrid_video.pricing.learning import NO_WORKER, WORKER, WORKER_UP, Kind, observation, served_s, work_units
+from hybrid_video.pricing.timings import ServiceTimes
 from tests.unit.deciding_rig import job
 from tests.unit.ledger_rig import cost, make_batch, make_clip, make_handle, make_order, reserve
 
@@ -106,6 +107,46 @@ def test_only_a_started_worker_counts_as_cold() -> None:
     assert (cold.kind.cold, cold.cold_start_s) == (True, 45.0)
     assert (warm.kind.cold, warm.cold_start_s) == (False, None)
     assert not local.kind.cold
+
+
+def sent(worker: str, queue_s: float, **values: object) -> Attempt:
+    """A clip of a serverless worker whose receipt says whether one was up when it was sent."""
+    handle = JobHandle(
+        backend="runpod-serverless",
+        attempt_id="a",
+        remote_id="r",
+        lane="l",
+        submitted_at=utc_now(),
+        details={WORKER: worker},
+    )
+    return attempt("runpod-serverless", execution_s=30.0, queue_s=queue_s, handle=handle, **values)
+
+
+@pytest.mark.parametrize(("waited_s", "scale"), [(0.8, 1.0), (45.0, 1.0), (8.0, 40.0)])
+def test_a_start_is_learned_however_short_it_was(waited_s: float, scale: float) -> None:
+    """No worker was up: two seconds of FlashBoot count as a start like two minutes, or only long ones were learned."""
+    seen = observation(sent(NO_WORKER, waited_s, time_scale=scale))
+    assert seen is not None
+    assert (seen.kind.cold, seen.cold_start_s) == (True, waited_s)
+    assert served_s(sent(NO_WORKER, waited_s, time_scale=scale)) == pytest.approx((30 + waited_s) / scale)
+
+
+def test_a_wait_behind_others_is_no_start() -> None:
+    """A worker was up and busy: the wait says nothing of how long one takes to start."""
+    seen = observation(sent(WORKER_UP, 45.0))
+    assert seen is not None
+    assert (seen.kind.cold, seen.cold_start_s) == (False, None)
+
+
+def test_learned_starts_are_as_long_as_starts_are() -> None:
+    """Half of the workers start in 2 s, half in 20 s: the mean is 11 s, where only waits over 5 s said 20 s."""
+    times = ServiceTimes()
+    for number in range(60):
+        seen = observation(sent(NO_WORKER, 2.0 if number % 2 else 20.0))
+        assert seen is not None
+        times.observe(seen)
+    expected = times.cold_start_s(backend="runpod-serverless", gpu=RTX_4090, published_s=60.0)
+    assert expected == pytest.approx(11.0, rel=0.05)
 
 
 def test_served_time_compares_with_the_quote() -> None:

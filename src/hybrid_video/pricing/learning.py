@@ -17,11 +17,16 @@ from hybrid_video.pricing.physics import is_possible
 SERVERLESS = "runpod-serverless"
 """The one backend whose vendor says how long a job waited for its worker."""
 
+WORKER = "worker"
+"""Under this name a serverless receipt keeps whether a worker was up when the job was sent."""
+
+WORKER_UP, NO_WORKER = "up", "none"
+
 COLD_FROM_S = 5.0
-"""A wait of this long for a serverless worker means that one had to be started."""
+"""Where the receipt does not say: a wait of this long for a serverless worker means that one had to be started."""
 
 OVERHEAD_S = 0.75
-"""Of our own clock: on an emulator's fast one the way of a request alone looks like a long wait."""
+"""The same of our own clock: on an emulator's fast one the way of a request alone looks like a long wait."""
 
 SPREAD = 0.2
 """Spread (standard deviation of the logarithm) of clips of one kind before any was seen; counts as one clip."""
@@ -123,8 +128,17 @@ def served_s(attempt: Attempt) -> float | None:
 
 
 def started_s(attempt: Attempt) -> float | None:
-    """Seconds on the vendor's clock that a worker took to start for it; None where one was up, or nobody tells."""
+    """Seconds on the vendor's clock that a worker took to start for it; None where one was up, or nobody tells.
+
+    A job sent while none was up waited for the start, however short: were short starts taken for none, only the long
+    ones would be learned. One sent to a worker that was up and waited all the same stood behind others.
+    """
     waited = attempt.queue_s if attempt.backend == SERVERLESS else None
+    worker = attempt.handle.details.get(WORKER) if attempt.handle else None
+    if worker == WORKER_UP:
+        return None
+    if worker == NO_WORKER:
+        return waited
     least = max(COLD_FROM_S, OVERHEAD_S * attempt.quote.time_scale)
     return waited if waited is not None and waited >= least else None
 

@@ -44,7 +44,10 @@ class EndpointWatch:
         self._clock = clock
         self._last: EndpointHealth | None = None
         self._starved_since: float | None = None
-        self._ran_at: float | None = None
+        self._ran_at: dict[str, float] = {}
+        self._out: set[str] = set()
+        self._spare = 0
+        """Workers that were idle at the last look and have been sent nothing since."""
 
     @property
     def in_queue(self) -> int:
@@ -54,7 +57,7 @@ class EndpointWatch:
     @property
     def cold_start_s(self) -> float:
         """Expected seconds before the next job's work begins; 0 when a worker is up."""
-        if self._ran_at is not None and self._clock() - self._ran_at < STAYS_UP_S:
+        if self._recent():
             return 0.0
         if self._last is None:
             return COLD_START_S
@@ -63,14 +66,35 @@ class EndpointWatch:
             return 0.0
         return STARTING_S if workers.initializing else COLD_START_S
 
-    def ran(self) -> None:
-        """A job has just been seen running, or to have run: its worker is up."""
-        self._ran_at = self._clock()
+    def sends(self, lane: str) -> bool:
+        """A job goes out on a lane: whether a worker is up for it, as far as can be known.
+
+        One is where the lane's last job ran a moment ago, or where the last look showed one idle that no other lane of
+        ours has been sent to since. What a job waits says nothing of that: an image that starts in two seconds and a
+        long queue before busy workers look alike.
+        """
+        up = lane in self._recent()
+        if not up and self._spare:
+            self._spare -= 1
+            up = True
+        self._out.add(lane)
+        return up
+
+    def ran(self, lane: str, *, over: bool = False) -> None:
+        """A lane's job has just been seen running, or (over) to have run: its worker is up."""
+        self._ran_at[lane] = self._clock()
+        if over:
+            self._out.discard(lane)
+
+    def _recent(self) -> set[str]:
+        now = self._clock()
+        return {lane for lane, at in self._ran_at.items() if now - at < STAYS_UP_S}
 
     def saw(self, health: EndpointHealth) -> None:
         """Takes in one look."""
         self._last = health
         workers = health.workers
+        self._spare = max(0, workers.warm - workers.running - len(self._recent() - self._out))
         starved = health.jobs.in_queue > 0 and not workers.warm and not workers.initializing
         if not starved:
             self._starved_since = None

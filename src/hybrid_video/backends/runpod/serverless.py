@@ -42,6 +42,7 @@ from hybrid_video.models import (
     WorkOrder,
     utc_now,
 )
+from hybrid_video.pricing.learning import NO_WORKER, WORKER, WORKER_UP
 from hybrid_video.pricing.quoting import KNOWN_FROM
 
 log = logging.getLogger(__name__)
@@ -140,6 +141,7 @@ class ServerlessBackend:
         limit_s = self._limit_s(order.quote)
         body = await body_for(order, self._settings.model_copy(update={"execution_timeout_s": limit_s}))
         now = utc_now()
+        worker = WORKER_UP if self._endpoint.sends(order.lane) else NO_WORKER
         job_id = await self._jobs().run(body)
         log.info("job %s accepted by %s as %s", order.label, KEY, job_id)
         return JobHandle(
@@ -155,6 +157,7 @@ class ServerlessBackend:
                 "gpu": self._settings.gpu,
                 "execution_timeout_s": f"{limit_s:g}",
                 "result_kept_s": str(RESULT_KEPT_S),
+                WORKER: worker,
             },
         )
 
@@ -186,7 +189,7 @@ class ServerlessBackend:
                 contact = time.monotonic()
                 status = self._interpreted(handle, job)
                 if status.phase != "queued":
-                    self._endpoint.ran()
+                    self._endpoint.ran(handle.lane, over=status.phase == "succeeded")
                 if on_progress is not None:
                     on_progress(status)
                 if status.phase == "succeeded":
