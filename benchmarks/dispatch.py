@@ -21,7 +21,7 @@ from typing import Literal
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import dispatch_speed
-from benchmarks.dispatch_cases import alike, clips, misjudged, repeat, seed_split, sheet, sized, summed, usd
+from benchmarks.dispatch_cases import FIRST_SEED, alike, clips, misjudged, repeat, seed_split, sheet, sized, summed, usd
 from benchmarks.scoreboard import Claim, Scoreboard, savings_sentence
 from hybrid_video import planner
 from hybrid_video.dispatcher import GUARD
@@ -154,7 +154,7 @@ def budgets(board: Scoreboard, quick: bool) -> None:
     for run in range(1000):
         jobs = sizes[run % len(sizes)]
         budget = usd(jobs * (0.0005 + 0.00008 * (run % 97)))
-        outcome = simulate(sites, clips(jobs), Ours(budget_usd=budget), seed=run)
+        outcome = simulate(sites, clips(jobs), Ours(budget_usd=budget), seed=FIRST_SEED + run)
         over += outcome.most_held_usd > budget
         unmade += outcome.unmade
     board.claim(Claim("budget overruns in 1,000 runs", over, 0))
@@ -202,7 +202,8 @@ def sizes(board: Scoreboard, quick: bool) -> None:
                 outcomes = repeat(sites, batches, partial(Ours, deadline), tried)
                 mean_s = fmean(outcome.duration_s for outcome in outcomes)
                 bound = fmean(
-                    sized_cost_bound_usd(sites, [job.size for job in batches(seed)], mean_s) for seed in range(tried)
+                    sized_cost_bound_usd(sites, [job.size for job in batches(seed)], mean_s)
+                    for seed in range(FIRST_SEED, FIRST_SEED + tried)
                 )
                 name = f"ours D={deadline} " + ("known" if told else "hidden")
                 row = summed(f"W6 {failure:.0%} fail", name, sites, jobs, outcomes, bound)
