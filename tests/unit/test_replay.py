@@ -57,9 +57,10 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 def clip(
     ledger: Ledger, owner: Owner, number: int, key: str, usd: str, took_s: float, quoted_s: float | None = None
 ) -> None:
-    """One finished clip, quoted at what it took where nothing else is said."""
+    """One finished clip: quoted at what it took and certain of it, or at another time with its scatter."""
     order = make_order(shot=job(f"shot-{number}"), backend=key, usd=usd)
-    order = order.model_copy(update={"quote": order.quote.model_copy(update={"service_s": quoted_s or took_s})})
+    times = {"service_s": quoted_s or took_s, "service_p90_s": 1.3 * quoted_s if quoted_s else 0.0}
+    order = order.model_copy(update={"quote": order.quote.model_copy(update=times)})
     reserve(ledger, order, owner)
     ledger.mark_submitted(make_handle(order))
     ledger.mark_collected(order.attempt_id, make_clip(order), execution_s=took_s, queue_s=0, gpu=RTX_4090)
@@ -222,12 +223,14 @@ def test_a_replay_learns_from_the_times_that_were_seen(tmp_path: Path) -> None:
     ledger.register(make_batch(jobs=30), out_dir=tmp_path)
     scattered(ledger, owner, 30)
     alone = replay(ledger, "night", Settings(), without=[Tier.CLOUD]).replayed
-    both = replay(ledger, "night", Settings(), deadline_s=260).replayed
+    found = replay(ledger, "night", Settings(), deadline_s=260)
+    both = found.replayed
     owner.close()
     ledger.close()
     assert alone.split == {"local": 30}
     assert alone.duration_s == pytest.approx(30 * 12, rel=0.03)
     assert both.duration_s <= 260
+    assert found.note == ""
     assert 8 <= both.split["cloud"] <= 13
 
 
