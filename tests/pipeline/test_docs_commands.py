@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import socket
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -134,9 +135,11 @@ class Reader:
 
     def _step(self, block: Block, step: Step, wanted: int) -> None:
         command = self.here(step.command)
-        code, printed = self.shared.printed.get(command) or self.terminal.type(command, timeout_s=120)
-        if command in ONCE:
-            self.shared.printed[command] = code, printed
+        bare = command.partition("  #")[0].strip()
+        code, printed = self.shared.printed.get(bare) or self.terminal.type(command, timeout_s=120)
+        if bare in ONCE:
+            self.shared.printed[bare] = code, printed
+        print(f"$ {command}\n{printed}")  # what pytest shows of a page that failed: the whole session
         assert code == wanted, f"{block.where}: {command!r} ended with {code}:\n{printed}"
         if step.shown is not None:
             wrong = mismatch([self.here(line) for line in step.shown], printed)
@@ -164,7 +167,9 @@ class Reader:
     def _share(self, terminal: Terminal, shown: list[str]) -> None:
         home = terminal.type("cat .env 2>/dev/null | sed -n 's/^HYBRID_VIDEO_HOME=//p'; echo; pwd")[1].split()
         own = str(Path(home[-1], home[0])) if len(home) > 1 else str(self.folder / "home")
-        printed = terminal.leave(f"{UP} --prefect-port {self.ports['4200']}", shown, timeout_s=150)
+        whole = [*shown, *([] if shown[-1:] == ["..."] else ["..."]), "Ctrl-C ends everything", "..."]
+        whole = shown if "Ctrl-C ends everything" in shown else whole  # other pages may show more of it than this one
+        printed = terminal.leave(f"{UP} --prefect-port {self.ports['4200']}", whole, timeout_s=150)
         self.shared.up, self.shared.home, self.shared.printed[UP] = terminal, own, (0, printed)
 
     def _environment(self) -> dict[str, str]:
@@ -191,17 +196,20 @@ class Reader:
 
 
 @pytest.mark.parametrize("page", TYPED, ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_what_a_page_says_is_typed_and_printed(page: Path, tmp_path: Path, farm: Servers, shared: Shared) -> None:
+def test_what_a_page_says_is_typed_and_printed(page: Path, farm: Servers, shared: Shared) -> None:
     """Every command ends as it should and prints what is shown; what stays ends with Ctrl-C."""
     farm.reset()
     with ExitStack() as stack:
-        reader = Reader(page, tmp_path, farm, shared, stack)
+        folder = Path(
+            shared.stack.enter_context(tempfile.TemporaryDirectory(prefix="page-"))
+        )  # short: tables are narrow
+        reader = Reader(page, folder, farm, shared, stack)
         if (before := BEFORE.get(page.relative_to(ROOT).as_posix())) is not None:
             reader.names = before(reader)
         for block in blocks(page):
             if block.file is not None:
                 reader.write(block.file, block.text)
-                _pictures(tmp_path, block.text)
+                _pictures(folder, block.text)
             elif block.runs:
                 reader.type(block)
         assert [terminal.interrupt() for terminal in reader.left] == [0] * len(reader.left)

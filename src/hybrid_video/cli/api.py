@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from hybrid_video import logs
 from hybrid_video.cli.app import app
 from hybrid_video.cli.output import console
 from hybrid_video.errors import ConfigurationError, InputError
@@ -48,7 +49,10 @@ def api(
     config = uvicorn.Config(
         application,
         log_level="warning",
+        log_config=None if logs.is_configured() else uvicorn.config.LOGGING_CONFIG,
         access_log=False,
+        proxy_headers=bool(settings.api.trusted_proxies),  # else anybody could say that he is somebody else
+        forwarded_allow_ips=list(settings.api.trusted_proxies),
         server_header=False,
         timeout_graceful_shutdown=STOP_S,
         timeout_keep_alive=KEEP_ALIVE_S,
@@ -70,6 +74,7 @@ def _bound(host: str, port: int) -> socket.socket:
         listening = socket.socket(family, socket.SOCK_STREAM)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((host, port))
+        listening.listen()  # who calls the address as soon as it is printed waits a moment and is not refused
     except OSError as error:
         raise ConfigurationError(
             f"cannot listen on {host!r} port {port}: {error.strerror or error}; another program may use it: give "
