@@ -85,7 +85,7 @@ def frontier() -> Iterator[str]:
     yield _text(
         x(kink.duration_s) + 4, y(kink.cost_usd) - 12, f"{kink.duration_s:g} s for ${kink.cost_usd:.2f}: the kink"
     )
-    yield _text(x(points[0].duration_s) + 10, y(points[0].cost_usd) + 8, _point("fastest", points[0]))
+    yield _text(x(points[0].duration_s) + 60, y(points[0].cost_usd) + 6, _point("fastest", points[0]))
     yield _text(right, y(points[-1].cost_usd) - 12, _point("cheapest", points[-1]), "end")
     width = (x(points[1].duration_s) - x(points[0].duration_s)) * 0.8
     for plan in points:
@@ -131,7 +131,8 @@ def timeline() -> Iterator[str]:
     """Who makes a clip when."""
     clips, _, duration_s = schedule()
     left, right, row = 96, WIDTH - 16, 17
-    lanes = [f"{tier.value}-{number}" for tier in Tier for number in range(SLOTS[tier])]
+    used = {lane for _, _, lane in clips}
+    lanes = [lane for tier in Tier for number in range(SLOTS[tier]) if (lane := f"{tier.value}-{number}") in used]
 
     def x(seconds: float) -> float:
         return left + (right - left) * seconds / DEADLINE_S
@@ -147,7 +148,8 @@ def timeline() -> Iterator[str]:
     for seconds in range(0, int(DEADLINE_S) + 1, 30):
         yield _text(x(seconds), floor + 12, f"{seconds} s", "middle" if seconds < DEADLINE_S else "end")
     yield _line(x(duration_s), 0, x(duration_s), floor, "mark")
-    yield str(floor + 22)
+    yield _text(left, floor + 34, f"{sum(SLOTS.values()) - len(lanes)} more slots at Google were not needed")
+    yield str(floor + 44)
 
 
 def states() -> Iterator[str]:
