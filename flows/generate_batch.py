@@ -7,6 +7,7 @@ Run it through a deployment, or as a program: `python flows/generate_batch.py RE
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sys
 from datetime import UTC, datetime
@@ -36,7 +37,10 @@ from tasks import PrefectSteps  # noqa: E402
 from tasks.artifacts import LiveProgress, publish_report  # noqa: E402
 from tasks.secrets import load_secret_blocks  # noqa: E402
 
-observing.start("generate-batch", strict=False)  # before the run: Prefect's spans begin ahead of the flow's body
+# Before the run: Prefect's own lines and spans begin ahead of the flow's body, which tells of wrong settings.
+with contextlib.suppress(HybridVideoError):
+    logs.configure()
+observing.start("generate-batch", strict=False)
 
 
 def _run_name() -> str:
@@ -84,7 +88,8 @@ async def generate_batch(
         text = redact(str(error))
         logger.error("%s", text)  # noqa: TRY400 - a traceback tells the user nothing
         problems = error.problems if isinstance(error, InputError) else (text,)
-        data = {"error": text, "problems": [redact(p) for p in problems], "exit_code": error.exit_code}
+        told = [redact(problem) for problem in problems]
+        data = {"error": text, "problems": told, "exit_code": error.exit_code, "kind": type(error).__name__}
         _answer(data)
         return Failed(message=text[:1000], data=data)
     except Exception as error:

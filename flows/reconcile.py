@@ -6,6 +6,7 @@ Safe to run at any time and on a schedule: it never sends a job, and leaves alon
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,7 +27,10 @@ from hybrid_video.redaction import redact  # noqa: E402
 from hybrid_video.settings import Settings  # noqa: E402
 from tasks.secrets import load_secret_blocks  # noqa: E402
 
-observing.start("reconcile", strict=False)  # before the run: Prefect's spans begin ahead of the flow's body
+# Before the run: Prefect's own lines and spans begin ahead of the flow's body, which tells of wrong settings.
+with contextlib.suppress(HybridVideoError):
+    logs.configure()
+observing.start("reconcile", strict=False)
 
 
 @flow(name="reconcile", persist_result=False, retries=0)

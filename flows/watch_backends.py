@@ -7,6 +7,7 @@ again when it is gone; a run that finds another watcher at work ends at once.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,7 +31,10 @@ from hybrid_video.watcher.lease import Holder  # noqa: E402
 from hybrid_video.watcher.loop import Watcher  # noqa: E402
 from tasks.secrets import load_secret_blocks  # noqa: E402
 
-observing.start("watch-backends", strict=False)  # before the run: Prefect's spans begin ahead of the flow's body
+# Before the run: Prefect's own lines and spans begin ahead of the flow's body, which tells of wrong settings.
+with contextlib.suppress(HybridVideoError):
+    logs.configure()
+observing.start("watch-backends", strict=False)
 
 
 @flow(name="watch-backends", persist_result=False, retries=0)

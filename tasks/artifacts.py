@@ -83,7 +83,15 @@ class LiveProgress:
             self._fractions.pop(event.job, None)
             where = f" on {event.backend}" if event.backend else ""
             level = self._logger.warning if event.kind in ("retry", "failed", "uncertain") else self._logger.info
-            level("%s %s%s: %s", event.kind, event.job or self._batch.name, where, event.message)
+            about = {"batch": self._batch.name, "job": event.job, "attempt": event.attempt or None}
+            level(
+                "%s %s%s: %s",
+                event.kind,
+                event.job or self._batch.name,
+                where,
+                event.message,
+                extra={**about, "backend": event.backend, "event": event.kind},
+            )
         if event.total:
             self._finished = event.finished + event.failed
             self._percent = 100 * min(1.0, (self._finished + sum(self._fractions.values())) / event.total)

@@ -2,18 +2,23 @@
 
 Off unless `HYBRID_VIDEO_LOG_FORMAT` says `text` or `json`: commands speak for themselves (`cli.output`). Lines go to
 standard error; standard output stays for results. Whoever drives an attempt says so once with `bound`, and every line
-written below it, in tasks and threads too, carries the ids.
+written below it, in tasks and threads too, carries the ids. In JSON everything on standard error is such a line: what
+commands say to people (`LineStream`), warnings, uncaught errors, and Prefect's own lines (`prefect_environment`).
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import logging
 import sys
+import threading
 from collections.abc import Iterator
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
 from typing import Any, Final, TextIO
 
 from pydantic import ValidationError
@@ -22,11 +27,13 @@ from hybrid_video.errors import ConfigurationError
 from hybrid_video.redaction import redact
 from hybrid_video.settings import LogSettings, problems_of
 
-ABOUT: Final = ("batch", "job", "attempt", "backend", "pod", "event")
+ABOUT: Final = ("batch", "job", "attempt", "backend", "pod", "event", "flow_run_name", "task_run_name")
 """Fields a line may carry: from `bound`, or given with the line as `extra`, which stands above."""
 
+PREFECT_FILE: Final = Path(__file__).with_name("prefect_logging.yml")
 LONGEST: Final = 20_000
 _NAME = "hybrid-video"
+_hooked = False
 _MARK = "_hybrid_video_about"
 _bound: ContextVar[dict[str, Any] | None] = ContextVar("hybrid_video_log_fields", default=None)
 
@@ -82,6 +89,7 @@ def configure(settings: LogSettings | None = None, *, stream: TextIO | None = No
         for handler in [handler for handler in logger.handlers if handler.name == _NAME]:
             logger.removeHandler(handler)
     ours.propagate = True
+    _uncaught(None)
     if settings.format == "off":
         return
     handler = logging.StreamHandler(stream or sys.stderr)
@@ -92,11 +100,82 @@ def configure(settings: LogSettings | None = None, *, stream: TextIO | None = No
     ours.propagate = False
     if not root.handlers:
         root.addHandler(handler)  # warnings of libraries come out in the same form
+    if settings.format == "json":
+        _take_over_consoles(handler)
+        _uncaught(ours)
 
 
 def is_configured() -> bool:
     """Whether `configure` has taken our lines over, so that a command leaves the levels alone."""
     return any(handler.name == _NAME for handler in logging.getLogger("hybrid_video").handlers)
+
+
+def is_json() -> bool:
+    """Whether everything on standard error is to be one JSON object a line."""
+    handlers = logging.getLogger("hybrid_video").handlers
+    return any(handler.name == _NAME and isinstance(handler.formatter, JsonFormatter) for handler in handlers)
+
+
+def prefect_environment() -> dict[str, str]:
+    """What a Prefect process is to be started with, so that its lines have the form of ours."""
+    return {"PREFECT_LOGGING_SETTINGS_PATH": str(PREFECT_FILE)} if is_json() else {}
+
+
+def _take_over_consoles(handler: logging.Handler) -> None:
+    """Puts our handler in the place of Prefect's for the console, where Prefect was there first (in a flow run)."""
+    known = (logging.getLogger(name) for name in list(logging.Logger.manager.loggerDict))
+    for logger in (logging.getLogger(), *known):
+        for other in [other for other in logger.handlers if type(other).__name__ == "PrefectConsoleHandler"]:
+            logger.removeHandler(other)
+            if handler not in logger.handlers:
+                logger.addHandler(handler)
+
+
+def _uncaught(logger: logging.Logger | None) -> None:
+    """What nobody caught, and warnings, become lines as well; None gives both back."""
+    global _hooked  # noqa: PLW0603 - there is one such hook in a process
+    if logger is None:
+        if _hooked:  # another's hooks are left alone
+            sys.excepthook, threading.excepthook = sys.__excepthook__, threading.__excepthook__
+            logging.captureWarnings(False)
+        _hooked = False
+        return
+
+    def uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        level = logging.INFO if issubclass(kind, KeyboardInterrupt) else logging.CRITICAL
+        logger.log(level, "ended by an uncaught error", exc_info=(kind, error, trace))
+
+    def in_thread(args: threading.ExceptHookArgs) -> None:
+        if args.exc_value is not None:
+            uncaught(args.exc_type, args.exc_value, args.exc_traceback)
+
+    sys.excepthook, threading.excepthook = uncaught, in_thread
+    logging.captureWarnings(True)
+    _hooked = True
+
+
+class LineStream(io.TextIOBase):
+    """A file for people's lines, each of which becomes a log line; empty ones and rules of tables are left out."""
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self._logger = logger
+        self._rest = ""
+
+    def write(self, text: str) -> int:
+        """Takes some text; a line is written when it is whole."""
+        *lines, self._rest = (self._rest + text).split("\n")
+        for line in lines:
+            if any(character.isalnum() for character in line):
+                self._logger.info("%s", " ".join(line.replace("│", " ").replace("┃", " ").split()))
+        return len(text)
+
+    def isatty(self) -> bool:
+        """Never: nothing is drawn."""
+        return False
+
+    def writable(self) -> bool:
+        """Always."""
+        return True
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, Any]:

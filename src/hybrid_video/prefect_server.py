@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 
 from hybrid_video.child_process import ChildProcess
 from hybrid_video.errors import ConfigurationError
+from hybrid_video.logs import prefect_environment
 from hybrid_video.prefect_api import answers, client_environment
 
 HOST: Final = "127.0.0.1"
@@ -84,7 +85,7 @@ class PrefectServer:
                 "the Prefect server",
                 ["prefect", "server", "start", "--host", HOST, "--port", str(self.port)],
                 log_file=log_file,
-                environment={**extra, **self.environment},
+                environment={**extra, **prefect_environment(), **self.environment},
             )
             self._child = child
             child.start()

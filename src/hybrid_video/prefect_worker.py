@@ -12,6 +12,7 @@ from types import TracebackType
 
 from hybrid_video.child_process import ChildProcess
 from hybrid_video.errors import ConfigurationError
+from hybrid_video.logs import prefect_environment
 from hybrid_video.prefect_api import call, client_environment
 
 START_TIMEOUT_S = 120.0
@@ -57,6 +58,7 @@ class PrefectWorker:
             log_file=self._home / f"worker-{pool}.log",
             environment={
                 "PREFECT_WORKER_QUERY_SECONDS": str(WORKER_QUERY_S),
+                **prefect_environment(),
                 **client_environment(url, self._home),
                 **(environment or {}),
             },

@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
-from typing import Any
+from typing import IO, Any, cast
 
 import typer
 import typer.exceptions
@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from hybrid_video import observing
+from hybrid_video import logs, observing
 from hybrid_video.engine.events import Event
 from hybrid_video.engine.report import BatchReport, money
 from hybrid_video.errors import HybridVideoError, InputError
@@ -28,12 +28,14 @@ _probe = Console(stderr=True)
 console = Console(stderr=True, highlight=False, width=None if _probe.is_terminal else PLAIN_WIDTH)
 """Everything for people goes here: standard output is for results."""
 
+log = logging.getLogger("hybrid_video.console")
 TIER_STYLE = {"local": "green", "cloud": "cyan", "gemini": "magenta"}
 
 
 def guarded(app: typer.Typer, arguments: Sequence[str]) -> int:
     """Runs the application; turns every error into one message and an exit code, never a traceback."""
     as_json = "--json" in arguments
+    follow_log_format()
     try:
         outcome = app(list(arguments), standalone_mode=False)
     except typer.Exit as stop:
@@ -55,6 +57,13 @@ def guarded(app: typer.Typer, arguments: Sequence[str]) -> int:
         bug = HybridVideoError(f"unexpected error: {text}. Set HYBRID_VIDEO_DEBUG=1 to see where, and please report it")
         return _failed(bug, as_json)
     return outcome if isinstance(outcome, int) else 0
+
+
+def follow_log_format() -> None:
+    """With HYBRID_VIDEO_LOG_FORMAT=json whatever a command says to people becomes log lines."""
+    with contextlib.suppress(HybridVideoError):  # a wrong value is told by the command itself
+        logs.configure()
+    console.file = cast("IO[str]", logs.LineStream(log)) if logs.is_json() else cast("IO[str]", None)
 
 
 def _failed(error: HybridVideoError, as_json: bool) -> int:
@@ -114,7 +123,7 @@ class BatchProgress:
     def __call__(self, event: Event) -> None:
         """Shows one event."""
         if self._progress is None or self._overall is None:
-            if event.kind != "progress":
+            if event.kind != "progress" and not logs.is_json():  # the engine has written its own line
                 console.print(plain_line(event), soft_wrap=True, markup=False)
             return
         spent = f"${money(event.spent_usd)}" if event.spent_usd is not None else None

@@ -18,6 +18,7 @@ from typing import Annotated
 import httpx
 import typer
 
+from hybrid_video import logs
 from hybrid_video.batchfile import load_batch
 from hybrid_video.cli.app import app
 from hybrid_video.cli.output import console, print_json, print_report, progress_of
@@ -168,7 +169,7 @@ def run_as_flow(
             encoding="utf-8",
         )
         command = [*flow_command("generate_batch"), str(request), str(answer)]
-        code = _run_child(command, {**os.environ, **(environment or {})}, answer)
+        code = _run_child(command, {**os.environ, **logs.prefect_environment(), **(environment or {})}, answer)
         if not answer.exists():
             raise ConfigurationError(f"the flow ended without a report (exit {code}); see the messages above")
         data = json.loads(answer.read_text(encoding="utf-8"))
