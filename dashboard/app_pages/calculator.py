@@ -12,12 +12,13 @@ from dashboard_parts.frame import header, shown
 from dashboard_parts.look import TIER_COLOURS, TIER_ICONS, Stat, markup, share_bar, stats
 from dashboard_parts.session import history, settings, words
 
-from hybrid_video.calculating import Calculation, Inquiry, calculate
-from hybrid_video.errors import LedgerError
+from hybrid_video.calculating import MOST_PODS, Calculation, Inquiry, PodAnswer, calculate
+from hybrid_video.errors import InputError, LedgerError
 from hybrid_video.estimates import default_slots
 from hybrid_video.history.queries import learned_times
 from hybrid_video.models import MAX_JOBS, Tier
 from hybrid_video.planner import Plan
+from hybrid_video.pod_plans import PodPlan
 from hybrid_video.pricing.quoting import Quoter
 from hybrid_video.pricing.refresh import load_prices
 from hybrid_video.pricing.timings import ServiceTimes
@@ -48,7 +49,12 @@ def page() -> None:
             st.warning(w("calculator.no_tier"), icon=":material/toggle_off:")
             return
         times = ServiceTimes() if profile == "seed" else _known_times(found)
-        _answer(calculate(inquiry, found, Quoter(load_prices(profile, found), times)), profile)
+        try:
+            answer = calculate(inquiry, found, Quoter(load_prices(profile, found), times))
+        except InputError as error:
+            st.warning(error.message, icon=":material/warning:")
+            return
+        _answer(answer, profile)
 
 
 def _questions(found: Settings) -> tuple[Inquiry, Literal["current", "seed"]]:
@@ -73,6 +79,15 @@ def _questions(found: Settings) -> tuple[Inquiry, Literal["current", "seed"]]:
     with st.container(border=True):
         st.markdown(f"**{w('calculator.tiers')}**", help=w("calculator.tiers_help"))
         slots = {tier: _slots(tier, count) for tier, count in default_slots(found).items()}
+        pods = st.number_input(
+            w("calculator.pods"),
+            0,
+            MOST_PODS,
+            min(found.pods.max_pods, MOST_PODS) if found.pods.may_open else 0,
+            key="pods",
+            bind="query-params",
+            help=w("calculator.pods_help"),
+        )
     with st.container(border=True):
         goal = segmented(
             w("calculator.goal"),
@@ -111,6 +126,7 @@ def _questions(found: Settings) -> tuple[Inquiry, Literal["current", "seed"]]:
         deadline_s=None if minutes is None else minutes * 60,
         budget_usd=None if budget is None else Decimal(str(budget)),
         batches_per_month=int(months),
+        pods=int(pods),
     ), ("seed" if profile == "seed" else "current")
 
 
@@ -176,6 +192,8 @@ def _answer(found: Calculation, profile: str) -> None:
         st.altair_chart(charts.frontier(found, w), alt=w("calculator.frontier"))
         for sentence in found.advice:
             st.caption(f":material/lightbulb: {sentence[0].upper()}{sentence[1:]}.".replace("$", r"\$"))
+        if found.pods is not None:
+            st.caption(f":material/cloud: {_pods(found, found.pods)}".replace("$", r"\$"))
     _comparison(found)
     with st.expander(w("calculator.basis"), icon=":material/receipt_long:"):
         for tier, quote in found.quotes.items():
@@ -183,6 +201,28 @@ def _answer(found: Calculation, profile: str) -> None:
             st.text(quote.basis)
         st.caption(w("calculator.basis_note", profile=w(f"calculator.prices_{profile}")))
     st.caption(w("calculator.elapsed", ms=f"{found.elapsed_s * 1000:.1f}"))
+
+
+def _pods(found: Calculation, answer: PodAnswer) -> str:
+    """What opening rented GPUs would change."""
+    w = words()
+    say = w.amounts
+    offer = w(
+        "calculator.pods_offer",
+        rate=say.usd(answer.offer.price_usd_per_h),
+        start=say.duration(answer.offer.cold_start_s),
+    )
+    if answer.chosen is None:
+        return f"{offer} {w('calculator.pods_cannot')}"
+    if not answer.chosen.pods:
+        return f"{offer} {w('calculator.pods_none')}"
+    return f"{offer} " + w(
+        "calculator.pods_would",
+        count=say.count(answer.chosen.pods),
+        cost=say.usd(answer.chosen.cost_usd),
+        time=say.duration(answer.chosen.duration_s),
+        opening=say.usd(answer.chosen.opening_usd),
+    )
 
 
 def _split_bar(found: Calculation) -> str:
@@ -209,22 +249,26 @@ def _comparison(found: Calculation) -> None:
         ("kink", found.kink),
         ("cheapest", found.cheapest),
     ]
+    named: list[tuple[str, Plan | PodPlan]] = [(w(f"calculator.plan_{name}"), plan) for name, plan in plans]
+    if found.pods is not None and found.pods.chosen is not None and found.pods.chosen.pods:
+        with_pods = w("calculator.plan_pods", count=w.amounts.count(found.pods.chosen.pods))
+        named.insert(1, (with_pods, found.pods.chosen))
     rows = [
         {
-            w("calculator.plan"): w(f"calculator.plan_{name}"),
+            w("calculator.plan"): name,
             w("calculator.cost"): w.amounts.usd(plan.cost_usd),
             w("calculator.time"): w.amounts.duration(plan.duration_s),
             w("calculator.against"): _against(plan, found.all_gemini),
             w("chart.split"): charts.split_text(plan, w),
         }
-        for name, plan in plans
+        for name, plan in named
     ]
     with st.container(border=True):
         st.markdown(f"**{w('calculator.comparison')}**", help=w("calculator.comparison_help"))
         st.table(rows, border="horizontal")
 
 
-def _against(plan: Plan, other: Plan) -> str:
+def _against(plan: Plan | PodPlan, other: Plan) -> str:
     """Money and time beside Google alone: never one without the other."""
     w = words()
     if plan == other:

@@ -12,6 +12,7 @@ import pandas as pd
 from dashboard_parts.look import REST_COLOUR, colours
 from hybrid_video.calculating import Calculation
 from hybrid_video.planner import Plan
+from hybrid_video.pod_plans import PodPlan
 from hybrid_video.wording import Words
 
 alt.data_transformers.disable_max_rows()
@@ -219,17 +220,25 @@ def frontier(found: Calculation, w: Words) -> alt.LayerChart:
             tooltip=[alt.Tooltip("what:N", title=" "), *tooltip],
         )
     )
-    chart: alt.LayerChart = (area + curve + hover + points).properties(height=360)
+    layers = [area, curve, hover, points]
+    if found.pods is not None:
+        rented = pd.DataFrame([_point(plan, divisor, w) for plan in found.pods.frontier])
+        dashed = alt.Chart(rented).mark_line(
+            interpolate="step-after", strokeWidth=2, strokeDash=[5, 4], color="#0891b2"
+        )
+        over = alt.Chart(rented).mark_circle(size=140, opacity=0.001)
+        layers[2:2] = [dashed.encode(x=x, y=y, tooltip=tooltip), over.encode(x=x, y=y, tooltip=tooltip)]
+    chart: alt.LayerChart = alt.layer(*layers).properties(height=360)
     return chart
 
 
-def split_text(plan: Plan, w: Words) -> str:
+def split_text(plan: Plan | PodPlan, w: Words) -> str:
     """A split in words: `Your GPU 54 · Rented GPUs 45`."""
     used = [f"{w.known('tier', tier)} {w.amounts.count(count)}" for tier, count in plan.split.items() if count]
     return " · ".join(used)
 
 
-def _point(plan: Plan, divisor: float, w: Words) -> dict[str, Any]:
+def _point(plan: Plan | PodPlan, divisor: float, w: Words) -> dict[str, Any]:
     return {
         "time": plan.duration_s / divisor,
         "usd": float(plan.cost_usd),

@@ -16,7 +16,7 @@ from hybrid_video import planner
 from hybrid_video.advice import advise
 from hybrid_video.backends.registry import BACKENDS
 from hybrid_video.errors import InputError
-from hybrid_video.estimates import GOOGLE_MODEL, default_slots, resources, tier_quote
+from hybrid_video.estimates import GOOGLE_MODEL, default_slots, pod_offer, resources, tier_quote
 from hybrid_video.models import (
     AUTO_WORKFLOW,
     MAX_BUDGET_USD,
@@ -29,12 +29,23 @@ from hybrid_video.models import (
     VideoJob,
 )
 from hybrid_video.planner import Plan, Resource
+from hybrid_video.pod_plans import (
+    PodPlan,
+    balanced_with_pods,
+    cheapest_with_pods,
+    frontier_with_pods,
+    within_budget_with_pods,
+)
+from hybrid_video.pricing.catalog import PriceBook
 from hybrid_video.pricing.quoting import Quoter
+from hybrid_video.scaling.state import PodOffer
 from hybrid_video.settings import Settings
 from hybrid_video.workflows import template_names
 
 MOST_POINTS = 240
 MOST_SLOTS = 10_000
+MOST_PODS = 20
+"""Pods the calculator tries at most: each number is planned on its own, and an answer takes under 0.1 s."""
 
 Missed = Literal["", "deadline", "budget", "deadline_over_budget"]
 """Which part of the goal the plan cannot keep; the nearest feasible plan is given instead."""
@@ -54,6 +65,8 @@ class Inquiry:
     deadline_s: float | None = None
     budget_usd: Decimal | None = None
     batches_per_month: int = 1
+    pods: int = 0
+    """Rented GPUs that may be opened for it, beside the slots."""
 
     def problems(self) -> dict[str, tuple[float, float]]:
         """The fields that are out of range, with their range; empty when all is well."""
@@ -61,12 +74,23 @@ class Inquiry:
             "jobs": (self.jobs, 1, MAX_JOBS),
             "batches_per_month": (self.batches_per_month, 1, 10_000),
             "slots": (sum(self.slots.values()), 1, 3 * MOST_SLOTS),
+            "pods": (self.pods, 0, MOST_PODS),
         }
         if self.deadline_s is not None:
             ranges["deadline_s"] = (self.deadline_s, 1, MAX_DEADLINE_S)
         if self.budget_usd is not None:
             ranges["budget_usd"] = (float(self.budget_usd), 0, MAX_BUDGET_USD)
         return {name: (low, high) for name, (value, low, high) in ranges.items() if not low <= value <= high}
+
+
+@dataclass(frozen=True)
+class PodAnswer:
+    """The same question with rented GPUs opened for it, their starts included."""
+
+    offer: PodOffer
+    chosen: PodPlan | None
+    """What the goal would take with them; None where it cannot be kept with them either."""
+    frontier: tuple[PodPlan, ...]
 
 
 @dataclass(frozen=True)
@@ -82,6 +106,7 @@ class Calculation:
     kink: Plan
     all_gemini: Plan
     advice: tuple[str, ...]
+    pods: PodAnswer | None
     elapsed_s: float = field(compare=False)
 
     @property
@@ -163,8 +188,33 @@ def calculate(inquiry: Inquiry, settings: Settings, quoter: Quoter) -> Calculati
         kink=kink,
         all_gemini=all_gemini,
         advice=tuple(advise(pool, inquiry.jobs, chosen, points=points)),
+        pods=_with_pods(inquiry, pool, settings, quoter.prices, quotes[Tier.CLOUD]) if inquiry.pods else None,
         elapsed_s=time.perf_counter() - started_s,
     )
+
+
+def _with_pods(
+    inquiry: Inquiry, pool: Sequence[Resource], settings: Settings, book: PriceBook, quote: Quote
+) -> PodAnswer:
+    offer = pod_offer(settings, book, [quote])
+    if offer is None:
+        raise InputError(
+            f"pods: no GPU of HYBRID_VIDEO_PODS_GPUS has a known price up to ${settings.pods.max_price_usd_per_h} an "
+            "hour; see `hybrid-video prices`, or ask without pods"
+        )
+    jobs, most = inquiry.jobs, inquiry.pods
+    chosen: PodPlan | None
+    if inquiry.deadline_s is not None:
+        chosen = cheapest_with_pods(pool, offer, jobs, inquiry.deadline_s, most=most)
+    elif inquiry.budget_usd is not None:
+        chosen = within_budget_with_pods(pool, offer, jobs, inquiry.budget_usd, most=most)
+    else:
+        chosen = balanced_with_pods(pool, offer, jobs, settings.routing.value_of_time_usd_per_h, most=most)
+    each = max(12, MOST_POINTS // (most + 1))
+    points = frontier_with_pods(
+        pool, offer, jobs, most=most, frontier=lambda mine, count: thinned_frontier(mine, count, most=each)
+    )
+    return PodAnswer(offer, chosen, points)
 
 
 def thinned_frontier(pool: Sequence[Resource], jobs: int, most: int = MOST_POINTS) -> tuple[Plan, ...]:

@@ -11,6 +11,7 @@ from hybrid_video.models import OutputSpec, Quote, Tier, VideoJob
 from hybrid_video.planner import Resource
 from hybrid_video.pricing.catalog import PriceBook
 from hybrid_video.pricing.quoting import Quoter
+from hybrid_video.scaling.state import PodOffer
 from hybrid_video.settings import Settings
 
 DEFAULT_MODEL = "wan2.2-ti2v-5b"
@@ -97,3 +98,12 @@ def cheapest_pod_usd_per_h(book: PriceBook, settings: Settings) -> Decimal | Non
         if per_h <= settings.pods.max_price_usd_per_h:
             found.append(per_h)
     return min(found, default=None)
+
+
+def pod_offer(settings: Settings, book: PriceBook, quotes: Sequence[Quote]) -> PodOffer | None:
+    """The cheapest pod that may be opened, with the time that the cloud tier's quotes say; None without a price."""
+    price = cheapest_pod_usd_per_h(book, settings)
+    if price is None:
+        return None
+    service_s = sum(quote.service_s - quote.cold_start_s for quote in quotes) / len(quotes)
+    return PodOffer(price, service_s, settings.pods.cold_start_s, settings.pods.billing)

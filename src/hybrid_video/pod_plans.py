@@ -7,7 +7,7 @@ every hour begun. Exact for identical jobs, known times and one kind of pod. Pur
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -43,10 +43,57 @@ def cheapest_with_pods(
     return min(found, key=lambda plan: (plan.cost_usd, plan.pods), default=None)
 
 
+def within_budget_with_pods(
+    resources: Sequence[Resource], offer: PodOffer, jobs: int, budget_usd: Decimal, *, most: int = 5
+) -> PodPlan | None:
+    """The shortest split and number of pods within a budget, starts included; None if even the cheapest is dearer."""
+    found: list[PodPlan] = []
+    for opened in range(most + 1):
+        pool = _pool(resources, offer, opened)
+        hours = 1
+        while (left_usd := budget_usd - opened * _opening_usd(offer, hours * HOUR_S)) >= 0:
+            plan = planner.within_budget(pool, jobs, left_usd) if any(resource.slots for resource in pool) else None
+            if plan is None:
+                break
+            if offer.billing != "hour" or not opened or plan.duration_s <= hours * HOUR_S:
+                found.append(_priced(offer, opened, plan))
+                break
+            hours += 1
+    return min(found, key=lambda plan: (plan.duration_s, plan.cost_usd, plan.pods), default=None)
+
+
+def balanced_with_pods(
+    resources: Sequence[Resource], offer: PodOffer, jobs: int, value_of_time_usd_per_h: float, *, most: int = 5
+) -> PodPlan | None:
+    """The split and number of pods with the least cost plus value of the time; None if nothing has a slot."""
+    found: list[PodPlan] = []
+    for opened in range(most + 1):
+        pool = _pool(resources, offer, opened)
+        if not any(resource.slots for resource in pool):
+            continue
+        plan = planner.balanced(pool, jobs, value_of_time_usd_per_h)
+        found.append(_priced(offer, opened, plan))
+        whole_hours_s = plan.duration_s // HOUR_S * HOUR_S  # an hour begun is paid, so its end is worth a look
+        if offer.billing == "hour" and (sooner := planner.cheapest_by(pool, jobs, whole_hours_s)) is not None:
+            found.append(_priced(offer, opened, sooner))
+    rate = value_of_time_usd_per_h / 3600
+    return min(found, key=lambda plan: (float(plan.cost_usd) + rate * plan.duration_s, plan.pods), default=None)
+
+
 def frontier_with_pods(
-    resources: Sequence[Resource], offer: PodOffer, jobs: int, *, most: int = 5
+    resources: Sequence[Resource],
+    offer: PodOffer,
+    jobs: int,
+    *,
+    most: int = 5,
+    frontier: Callable[[Sequence[Resource], int], Iterable[Plan]] = lambda pool, jobs: (
+        planner.frontier(pool, jobs).points
+    ),
 ) -> tuple[PodPlan, ...]:
     """Every duration worth paying for, from the fastest plan to the cheapest.
+
+    Args:
+        frontier: the plans of a fixed number of pods; all of them, or fewer for a chart.
 
     Raises:
         ValueError: nothing has a slot, and no pod may be opened.
@@ -55,7 +102,7 @@ def frontier_with_pods(
     for opened in range(most + 1):
         pool = _pool(resources, offer, opened)
         if any(resource.slots for resource in pool):
-            found += [_priced(offer, opened, plan) for plan in planner.frontier(pool, jobs).points]
+            found += [_priced(offer, opened, plan) for plan in frontier(pool, jobs)]
     if not found:
         raise ValueError("no backend has a slot; configure at least one")
     found.sort(key=lambda plan: (plan.duration_s, plan.cost_usd, plan.pods))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from decimal import Decimal
 
 import pytest
@@ -127,6 +128,19 @@ def test_the_calculator_answers_the_address(world: World) -> None:
     assert "Your GPU 54 · Rented GPUs 45 · Google 1" in str([table.value for table in app.table])
     slower = figures(opened("calculator", **link, goal="deadline", minutes="4"))
     assert slower["Cost"] != shown["Cost"]
+
+
+def test_the_calculator_tries_rented_gpus_where_asked(world: World) -> None:
+    """With pods there is a second plan beside the first, in figures that differ; without there is none."""
+    link = {"jobs": "300", "slots_local": "1", "use_cloud": "false", "goal": "deadline", "minutes": "120"}
+    without = str([table.value for table in opened("calculator", **link).table])
+    assert "rented GPUs" not in without
+    app = opened("calculator", **link, pods="4")
+    assert not app.exception
+    compared = str([table.value for table in app.table])
+    assert re.search(r"Recommended, with [1-4] rented GPUs", compared)
+    assert re.search(r"Pods \d+", compared)
+    assert "Dashed line: with rented GPUs at" in text_of(app)
 
 
 def test_the_calculator_says_what_cannot_be_had(world: World) -> None:

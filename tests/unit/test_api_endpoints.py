@@ -191,6 +191,11 @@ def test_estimates_show_money_and_time_of_both(served: Served) -> None:
     too_soon = ok(served.post("/api/loadbalancer/estimate-cost", {**body, "deadline_s": 1}))
     assert (too_soon["feasible"], too_soon["missed"]) == (False, "deadline")
     assert served.post("/api/loadbalancer/estimate-cost", {"jobs": 10_001}).status_code == 422
+    assert found["pods"] is None
+    rented = ok(served.post("/api/loadbalancer/estimate-cost", {**body, "deadline_s": 300, "pods": 5}))["pods"]
+    assert Decimal(rented["plan"]["opening_usd"]) > 0 or rented["plan"]["pods"] == 0
+    assert rented["plan"]["duration_s"] <= 300
+    assert served.post("/api/loadbalancer/estimate-cost", {**body, "pods": 21}).status_code == 422
 
 
 def test_without_a_backend_a_selection_says_what_to_set(served: Served) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from decimal import Decimal
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -24,7 +25,7 @@ from hybrid_video.settings import Settings
 SLOTS = {Tier.LOCAL: 3, Tier.CLOUD: 5, Tier.GEMINI: 10}
 
 
-def ask(prices: str = "seed", **values: object) -> object:
+def ask(prices: str = "seed", **values: object) -> Any:
     """An answer at these prices."""
     settings = Settings.load()
     inquiry = Inquiry(**{"jobs": 100, "slots": SLOTS, **values})  # type: ignore[arg-type]
@@ -43,6 +44,25 @@ def test_the_seeds_hundred_videos_cost_what_arithmetic_says() -> None:
     assert found.longer_s == 130
     assert found.kink.split["gemini"] == 0
     assert found.kink.duration_s == 190
+
+
+@pytest.mark.parametrize("goal", [{"deadline_s": 300}, {"budget_usd": Decimal(1)}, {}])
+def test_rented_gpus_are_tried_beside_the_slots(goal: dict[str, object]) -> None:
+    """With pods allowed nothing is ever worse, each kind of goal has its answer, and without them none is given."""
+    slots = {Tier.LOCAL: 3, Tier.CLOUD: 0, Tier.GEMINI: 10}
+    assert ask(slots=slots, **goal).pods is None
+    found = ask(slots=slots, pods=5, **goal)
+    assert found.pods is not None
+    assert found.pods.chosen is not None
+    assert found.pods.chosen.pods <= 5
+    assert any(plan.pods for plan in found.pods.frontier)
+    assert found.pods.frontier[0].duration_s <= found.frontier[0].duration_s
+    if "deadline_s" in goal:
+        assert found.pods.chosen.cost_usd <= found.chosen.cost_usd
+    if "budget_usd" in goal:
+        assert found.pods.chosen.duration_s <= found.chosen.duration_s
+    with pytest.raises(InputError, match="pods must lie between 0 and 20"):
+        ask(pods=21)
 
 
 def test_a_month_is_the_batches_of_a_month() -> None:

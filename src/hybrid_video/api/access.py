@@ -51,7 +51,15 @@ def check_exposure(api: ApiSettings) -> None:
     Raises:
         ConfigurationError: what to set.
     """
-    if api.role_tokens or _is_loopback(api.host):
+    if api.role_tokens:
+        return
+    if api.trusted_proxies:
+        raise ConfigurationError(
+            f"the API is to be reached through the proxy {', '.join(api.trusted_proxies)!r}, and no token is set: "
+            "whoever reaches the proxy could spend your money. Set HYBRID_VIDEO_API_ADMIN_TOKEN (make one with "
+            "`openssl rand -hex 24`), or leave HYBRID_VIDEO_API_TRUSTED_PROXIES empty"
+        )
+    if _is_loopback(api.host):
         return
     raise ConfigurationError(
         f"the API would listen on {api.host!r}, which other machines can reach, and no token is set: anybody could "

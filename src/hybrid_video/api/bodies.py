@@ -107,6 +107,7 @@ class EstimateRequest(Model):
         None, description="Price profile; the configured one when absent."
     )
     batches_per_month: int = Field(1, ge=1, le=10_000)
+    pods: int = Field(0, ge=0, le=20, description="Rented GPUs that may be opened for it, beside the slots.")
 
 
 class PlanPoint(Model):
@@ -115,6 +116,24 @@ class PlanPoint(Model):
     split: dict[str, int]
     cost_usd: Money
     duration_s: float
+
+
+class PodPlanPoint(PlanPoint):
+    """One split with rented GPUs opened for it; the split counts their clips under `pods`."""
+
+    pods: int
+    opening_usd: Money = Field(description="Part of the cost that is not clips: starts, or hours begun.")
+
+
+class PodEstimate(Model):
+    """The same question with rented GPUs, their starts included."""
+
+    price_usd_per_h: Money
+    cold_start_s: float
+    service_s: float
+    billing: Literal["second", "hour"]
+    plan: PodPlanPoint | None = Field(description="For the goal; none where it cannot be kept with them either.")
+    frontier: tuple[PodPlanPoint, ...]
 
 
 class TierPrice(Model):
@@ -146,6 +165,7 @@ class Estimate(Model):
     month_usd: Money
     month_all_gemini_usd: Money
     advice: tuple[str, ...]
+    pods: PodEstimate | None = Field(None, description="With rented GPUs, where that was asked.")
 
 
 class Recommendation(Model):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 
 from hybrid_video import calculating
-from hybrid_video.api.bodies import Estimate, EstimateRequest, PlanPoint, TierPrice
+from hybrid_video.api.bodies import Estimate, EstimateRequest, PlanPoint, PodEstimate, PodPlanPoint, TierPrice
 from hybrid_video.api.live import LiveBackends
-from hybrid_video.calculating import Calculation, Inquiry
+from hybrid_video.calculating import Calculation, Inquiry, PodAnswer
 from hybrid_video.estimates import default_slots
 from hybrid_video.planner import Plan
+from hybrid_video.pod_plans import PodPlan
 from hybrid_video.pricing.quoting import Quoter
 from hybrid_video.pricing.refresh import load_prices
 from hybrid_video.pricing.timings import ServiceTimes
@@ -37,6 +38,7 @@ async def estimate(request: EstimateRequest, settings: Settings, live: LiveBacke
         deadline_s=request.deadline_s,
         budget_usd=request.budget_usd,
         batches_per_month=request.batches_per_month,
+        pods=request.pods,
     )
     return _answer(await asyncio.to_thread(calculating.calculate, inquiry, settings, quoter))
 
@@ -69,6 +71,28 @@ def _answer(found: Calculation) -> Estimate:
         month_usd=found.month_usd,
         month_all_gemini_usd=found.month_all_gemini_usd,
         advice=found.advice,
+        pods=None if found.pods is None else _pods(found.pods),
+    )
+
+
+def _pods(found: PodAnswer) -> PodEstimate:
+    return PodEstimate(
+        price_usd_per_h=found.offer.price_usd_per_h,
+        cold_start_s=found.offer.cold_start_s,
+        service_s=found.offer.service_s,
+        billing=found.offer.billing,
+        plan=None if found.chosen is None else _pod_point(found.chosen),
+        frontier=tuple(_pod_point(plan) for plan in found.frontier),
+    )
+
+
+def _pod_point(plan: PodPlan) -> PodPlanPoint:
+    return PodPlanPoint(
+        split=plan.split,
+        cost_usd=plan.cost_usd,
+        duration_s=plan.duration_s,
+        pods=plan.pods,
+        opening_usd=plan.opening_usd,
     )
 
 

@@ -17,7 +17,7 @@ from hybrid_video.cli.output import console, print_json
 from hybrid_video.cli.run import BudgetOption, DeadlineOption, JsonOption, parse_seconds, parse_usd
 from hybrid_video.engine.report import money
 from hybrid_video.errors import InputError, LedgerError
-from hybrid_video.estimates import cheapest_pod_usd_per_h, default_slots, parse_slots, resources, tier_quote
+from hybrid_video.estimates import default_slots, parse_slots, pod_offer, resources, tier_quote
 from hybrid_video.history import History
 from hybrid_video.history.queries import learned_times
 from hybrid_video.models import MAX_JOBS, Quote, Tier, VideoJob
@@ -131,14 +131,13 @@ def _pod_offer(settings: Settings, book: PriceBook, quotes: list[Quote], pods: i
     """The cheapest pod of the configured GPUs, with the time that the cloud tier's quotes say."""
     if not 0 <= pods <= 100:
         raise InputError(f"--pods: {pods} is not between 0 and 100")
-    price = cheapest_pod_usd_per_h(book, settings)
-    if price is None:
+    offer = pod_offer(settings, book, quotes)
+    if offer is None:
         raise InputError(
             "--pods: no GPU of HYBRID_VIDEO_PODS_GPUS has a known price up to "
             f"${settings.pods.max_price_usd_per_h} an hour; see `hybrid-video prices`"
         )
-    service_s = sum(quote.service_s - quote.cold_start_s for quote in quotes) / len(quotes)
-    return PodOffer(price, service_s, settings.pods.cold_start_s, settings.pods.billing)
+    return offer
 
 
 def _with_pods(pool: list[Resource], offer: PodOffer, jobs: int, most: int, deadline_s: float) -> dict[str, Any]:
