@@ -17,7 +17,7 @@ COPY dashboard dashboard
 RUN uv sync --frozen --no-dev --extra studio --no-editable
 
 FROM python:3.11.14-slim-bookworm
-RUN useradd --create-home --uid 1000 hybrid && install -d -o hybrid -g hybrid /data
+RUN useradd --create-home --uid 1000 hybrid && install -d -o hybrid -g hybrid /data /clips
 COPY --from=build /opt/hybrid-video/.venv /opt/hybrid-video/.venv
 # Where the deployments' pull step goes (prefect.yaml): owned by root, so a flow cannot change what the next one runs.
 COPY prefect.yaml /opt/hybrid-video/prefect.yaml

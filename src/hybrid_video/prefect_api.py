@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 import time
 from pathlib import Path
 from typing import Any, Final
@@ -28,9 +29,21 @@ def client_environment(url: str, home: Path) -> dict[str, str]:
 def answers(url: str) -> bool:
     """Whether a Prefect server answers at this API address. Needs no authentication."""
     try:
-        return httpx.get(f"{url}/health", timeout=2.0).status_code == httpx.codes.OK
+        return httpx.get(f"{url}/health", timeout=2.0, verify=_trusted()).status_code == httpx.codes.OK
     except httpx.HTTPError:
         return False
+
+
+def _trusted() -> ssl.SSLContext | bool:
+    """Whose certificates are believed: a studio's own authority where it is named, else the usual ones."""
+    file = os.environ.get("PREFECT_API_SSL_CERT_FILE")
+    try:
+        return ssl.create_default_context(cafile=file) if file else True
+    except OSError as error:
+        raise ConfigurationError(
+            f"PREFECT_API_SSL_CERT_FILE: the certificates in {file!r} cannot be read ({error.strerror or error}); give "
+            "a PEM file"
+        ) from None
 
 
 BUSY_PAUSES_S = (0.5, 1.0, 2.0, 4.0)
@@ -40,7 +53,7 @@ BUSY_PAUSES_S = (0.5, 1.0, 2.0, 4.0)
 def call(url: str, method: str, path: str, body: object = None, *, allow: tuple[int, ...] = ()) -> Any:
     """One call; the decoded answer, or None for an empty one or a status in `allow`.
 
-    PREFECT_API_AUTH_STRING and PREFECT_API_KEY are used as Prefect's own clients use them.
+    PREFECT_API_AUTH_STRING, PREFECT_API_KEY and PREFECT_API_SSL_CERT_FILE are used as Prefect's own clients use them.
 
     Raises:
         ConfigurationError: the server does not answer or refuses.
@@ -56,6 +69,7 @@ def call(url: str, method: str, path: str, body: object = None, *, allow: tuple[
                 auth=(name, password) if name else None,
                 headers={"Authorization": f"Bearer {key}"} if key else None,
                 timeout=TIMEOUT_S,
+                verify=_trusted(),
             )
             if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE or pause_s is None:
                 break

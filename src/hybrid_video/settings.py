@@ -7,6 +7,7 @@ One group per backend. Secrets are `SecretStr` and are registered for redaction 
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from decimal import Decimal
 from pathlib import Path
@@ -526,6 +527,11 @@ class ApiSettings(_Group):
     hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Further host names under which the API is reached, comma-separated; * allows any."
     )
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Addresses or networks of reverse proxies, comma-separated, like 127.0.0.1 or 172.30.83.0/24: only "
+        "these are believed when they say who the caller is.",
+    )
     reads_per_minute: int = Field(6000, ge=1, le=1_000_000, description="Requests a minute that only look, per caller.")
     writes_per_minute: int = Field(
         120, ge=1, le=1_000_000, description="Requests a minute that change something, per caller."
@@ -539,7 +545,17 @@ class ApiSettings(_Group):
     )
     max_clients: int = Field(200, ge=1, le=10_000, description="Requests handled at once; more are refused with 503.")
 
-    _split = field_validator("origins", "hosts", mode="before")(_comma_separated)
+    _split = field_validator("origins", "hosts", "trusted_proxies", mode="before")(_comma_separated)
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for proxy in value:
+            try:
+                ipaddress.ip_network(proxy)
+            except ValueError:
+                raise ValueError("holds what is no address or network; write for example 127.0.0.1") from None
+        return value
 
     @field_validator("origins")
     @classmethod
