@@ -58,8 +58,8 @@ def job_template(pool: str) -> dict[str, Any] | None:
 def deploy(url: str, project_dir: Path, *, home: Path) -> list[str]:
     """Creates or updates every deployment of `prefect.yaml` and returns their names.
 
-    Prefect sets every schedule back to what the file says; those that somebody switched on, and their parameters, are
-    put back as they were.
+    Prefect sets every schedule back to what the file says; those that somebody switched on, with their times and
+    parameters, are put back as they were.
 
     Args:
         project_dir: folder of `prefect.yaml` and `flows`. A worker of the process pool runs the flows from there.
@@ -107,7 +107,7 @@ def set_schedule(url: str, deployment: str, slug: str, *, active: bool, paramete
     wanted = next((schedule for schedule in schedules if schedule["slug"] == slug), None)
     if wanted is None:
         raise ConfigurationError(f"the Prefect server has no schedule {slug!r} of {deployment!r}; deploy first")
-    _patch_schedule(url, found["id"], wanted["id"], active=active, parameters=parameters)
+    patch_schedule(url, found["id"], wanted["id"], active=active, parameters=parameters)
 
 
 def _deployments(url: str) -> list[dict[str, Any]]:
@@ -120,15 +120,31 @@ def _restore_schedules(url: str, deployment: dict[str, Any], before: list[dict[s
     known = {schedule["slug"]: schedule for schedule in before if schedule["slug"]}
     for schedule in deployment["schedules"]:
         earlier = known.get(schedule["slug"])
-        if earlier and (earlier["active"], earlier["parameters"]) != (schedule["active"], schedule["parameters"]):
-            _patch_schedule(
-                url, deployment["id"], schedule["id"], active=earlier["active"], parameters=earlier["parameters"]
-            )
+        if earlier is None:
+            continue
+        times = earlier["schedule"] if earlier["active"] else schedule["schedule"]
+        kept = (earlier["active"], earlier["parameters"], times)
+        if kept != (schedule["active"], schedule["parameters"], schedule["schedule"]):
+            active, parameters, _ = kept
+            patch_schedule(url, deployment["id"], schedule["id"], active=active, parameters=parameters, schedule=times)
 
 
-def _patch_schedule(url: str, deployment: str, schedule: str, *, active: bool, parameters: dict[str, Any]) -> None:
-    body = {"active": active, "parameters": parameters}
-    call(url, "PATCH", f"/deployments/{deployment}/schedules/{schedule}", body)
+def patch_schedule(
+    url: str,
+    deployment: str,
+    schedule_id: str,
+    *,
+    active: bool,
+    parameters: dict[str, Any],
+    schedule: dict[str, Any] | None = None,
+) -> None:
+    """Switches a schedule, known by the ids, on or off.
+
+    Args:
+        schedule: when it runs, as Prefect writes it; unchanged when None.
+    """
+    body = {"active": active, "parameters": parameters, **({} if schedule is None else {"schedule": schedule})}
+    call(url, "PATCH", f"/deployments/{deployment}/schedules/{schedule_id}", body)
 
 
 def _plain_template(url: str, kind: str) -> dict[str, Any]:

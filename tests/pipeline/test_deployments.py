@@ -92,7 +92,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     with PrefectServer(folder / "prefect") as server:
         assert create_pools(server.url) == ["local-gpu", "cloud-gpu"]
         names = deploy(server.url, project_dir(), home=server.home)
-        assert names == ["cloud-gpu", "every-5-minutes", "every-hour", "local-gpu"]
+        scheduled = ["every-5-minutes", "every-hour", "every-month", "every-morning", "every-night", "every-week"]
+        assert names == ["cloud-gpu", *scheduled, "local-gpu"]
         yield Site(server, folder)
 
 

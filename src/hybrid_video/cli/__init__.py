@@ -14,7 +14,7 @@ from hybrid_video.cli.output import guarded
 # Each import registers its commands.
 from hybrid_video.cli import api, cancel, dashboard, demo, deploy, doctor, emulate, explain, inbox, ledger, plan, prices  # noqa: F401  isort: skip
 from hybrid_video.cli import compare, install, ledger_copies, ledger_upgrade  # noqa: F401  isort: skip
-from hybrid_video.cli import pods, reconcile, replay, report, run, up, watch  # noqa: F401  isort: skip
+from hybrid_video.cli import pods, reconcile, replay, report, run, schedules, up, watch  # noqa: F401  isort: skip
 
 __all__ = ["app", "main"]
 
