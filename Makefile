@@ -7,7 +7,7 @@ KILLS ?= 1000
 PYTEST_FLAGS ?= -n 3 --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test check format bench chaos load schema docs audit sbom clean
+.PHONY: help setup setup-dev demo test check format bench chaos load schema docs audit sbom wheel release clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "%-10s %s\n", $$1, $$2}'
@@ -58,7 +58,13 @@ audit: setup-dev ## Compare the locked dependencies with public advisories (need
 	@$(RUN) bandit -q -ll -r src tasks flows dashboard
 
 sbom: $(UV) ## Write the bill of materials (CycloneDX) to sbom.json
-	@$(UV) export --frozen --no-dev --format cyclonedx1.5 --quiet -o sbom.json
+	@$(UV) export --frozen --no-dev --all-extras --format cyclonedx1.5 --quiet -o sbom.json
+
+wheel: setup-dev ## Build wheel and source archive into dist/
+	@$(RUN) python -m hatchling build -d dist
+
+release: setup-dev ## Check, test and build a release into dist/VERSION; needs VERSION=1.2.3
+	@UV="$(UV)" $(RUN) python deploy/release.py "$(VERSION)"
 
 clean: ## Remove what the other targets made
-	rm -rf .venv .tools demo-output site sbom.json .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .tools dist demo-output site sbom.json .pytest_cache .mypy_cache .ruff_cache

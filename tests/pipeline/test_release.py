@@ -5,8 +5,11 @@ The environment sees the locked dependencies of this one through a path file; no
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -209,3 +212,113 @@ def record(wheel: Path) -> set[str]:
     """Names and digests of a wheel's files."""
     with zipfile.ZipFile(wheel) as archive:
         return set(archive.read(f"hybrid_video-{__version__}.dist-info/RECORD").decode().splitlines())
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository of its own with what a release is made of."""
+    folder = tmp_path_factory.mktemp("checkout") / "hybrid-video"
+    folder.mkdir()
+    ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
+    for name in ("src", "flows", "tasks", "dashboard", "deploy", "docs", "examples", "installers", "docker"):
+        shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+    for path in ROOT.iterdir():
+        if path.is_file() and path.name != ".env":
+            shutil.copy2(path, folder / path.name)
+    git(folder, "init", "--quiet", "--initial-branch", "main")
+    commit(folder, "start")
+    return folder
+
+
+def git(folder: Path, *arguments: str) -> str:
+    """git with a name of its own."""
+    who = ("-c", "user.name=tester", "-c", "user.email=tester@localhost", "-c", "commit.gpgsign=false")
+    done = subprocess.run(["git", *who, *arguments], cwd=folder, check=True, capture_output=True, text=True)
+    return done.stdout
+
+
+def commit(folder: Path, message: str) -> None:
+    """Everything as it lies there."""
+    git(folder, "add", "--all")
+    git(folder, "commit", "--quiet", "-m", message)
+
+
+def release(folder: Path, version: str) -> subprocess.CompletedProcess[str]:
+    """What `make release VERSION=…` runs."""
+    uv = shutil.which("uv") or str(ROOT / ".tools" / "bin" / "uv")
+    return subprocess.run(
+        [sys.executable, "deploy/release.py", version],
+        cwd=folder,
+        env={**os.environ, "UV": uv},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_a_release_is_refused_with_every_reason_at_once(checkout: Path) -> None:
+    """Another version in the source, no entry in the changelog, changes that are not committed."""
+    assert "is not understood" in release(checkout, "one").stderr
+    (checkout / "left-behind.txt").write_text("not committed")
+    refused = release(checkout, "9.9.9")
+    (checkout / "left-behind.txt").unlink()
+    assert refused.returncode == 2
+    for reason in (repr(__version__), "not clean", "left-behind.txt", "`## [9.9.9] - YYYY-MM-DD`"):
+        assert reason in refused.stderr, refused.stderr
+    assert not (checkout / "dist").exists()
+
+
+def test_a_release_holds_wheel_source_bill_notes_and_digests(checkout: Path) -> None:
+    """Made twice from one commit it is the same to the byte; a version that is tagged elsewhere is not made again."""
+    init = checkout / "src" / "hybrid_video" / "__init__.py"
+    init.write_text(init.read_text().replace(__version__, "9.9.9"))
+    changelog = checkout / "CHANGELOG.md"
+    changelog.write_text(
+        changelog.read_text().replace("## [Unreleased]", "## [Unreleased]\n\n## [9.9.9] - 2026-12-01", 1)
+    )
+    commit(checkout, "Release 9.9.9")
+    git(checkout, "tag", "tested-by-the-test")
+    made = release(checkout, "9.9.9")
+    assert made.returncode == 0, made.stderr
+    folder = checkout / "dist" / "9.9.9"
+    names = {path.name for path in folder.iterdir()}
+    wheel, source = "hybrid_video-9.9.9-py3-none-any.whl", "hybrid_video-9.9.9.tar.gz"
+    assert names >= {wheel, source, "sbom.json", "RELEASE_NOTES.md", "SHA256SUMS"}
+    sums = dict(reversed(line.split("  ")) for line in (folder / "SHA256SUMS").read_text().splitlines())
+    assert sums.keys() == names - {"SHA256SUMS"}
+    assert all(hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest for name, digest in sums.items())
+    assert "### Added" in (folder / "RELEASE_NOTES.md").read_text()
+    assert "git push" in made.stderr
+    assert git(checkout, "tag", "--list", "v*") == "", "the script tags nothing by itself"
+    again = release(checkout, "9.9.9")
+    assert again.returncode == 0, again.stderr
+    assert dict(reversed(line.split("  ")) for line in (folder / "SHA256SUMS").read_text().splitlines()) == sums
+    git(checkout, "tag", "v9.9.9", "HEAD~1")
+    refused = release(checkout, "9.9.9")
+    assert (refused.returncode, "stands on another commit" in refused.stderr) == (2, True)
+
+
+def test_the_bill_of_materials_names_every_locked_dependency(checkout: Path) -> None:
+    """Every package that a user may get, with the version that was tested; and none of the tools for developing."""
+    uv = shutil.which("uv") or str(ROOT / ".tools" / "bin" / "uv")
+    export = [uv, "export", "--frozen", "--no-dev", "--all-extras", "--quiet"]
+    bill = subprocess.run([*export, "--format", "cyclonedx1.5"], cwd=ROOT, check=True, capture_output=True, text=True)
+    listed = {(part["name"], part["version"]) for part in json.loads(bill.stdout)["components"]}
+    packages = {canonicalize_name(entry["name"]): entry for entry in LOCK["package"]}
+    ours = packages["hybrid-video"]
+    wanted = [entry["name"] for entry in ours["dependencies"]]
+    wanted += [entry["name"] for extra in ours["optional-dependencies"].values() for entry in extra]
+    seen: set[str] = set()
+    while wanted:
+        name = wanted.pop()
+        if name not in seen:
+            seen.add(name)
+            wanted += [entry["name"] for entry in packages[name].get("dependencies", ())]
+    names = {name for name, _ in listed}
+    assert len(seen) > 100
+    assert seen <= names, seen - names
+    assert {(e["name"], e["version"]) for e in LOCK["package"] if "version" in e} >= listed - {
+        ("hybrid-video", __version__)
+    }
+    assert not names & {"pytest", "mypy", "ruff", "bandit"}
