@@ -16,9 +16,11 @@ help: ## Show the targets
 	$(PYTHON) installers/get_uv.py .tools
 
 setup: $(UV) ## Install what is needed to run
+	@test -d .venv || echo "installing what is needed into .venv, this once: a minute or two ..."
 	@$(UV) sync --frozen --quiet --no-dev --inexact --python $(PYTHON)
 
 setup-dev: $(UV) ## Install what is needed to develop
+	@test -d .venv || echo "installing what is needed into .venv, this once: a minute or two ..."
 	@$(UV) sync --frozen --quiet --python $(PYTHON)
 
 demo: setup ## Run an example batch on simulated backends: no GPU, no key
