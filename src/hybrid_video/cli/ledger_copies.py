@@ -1,4 +1,4 @@
-"""`hybrid-video ledger backup`, `restore`, `move` and `prune`."""
+"""`hybrid-video ledger backup`, `restore`, `close-gap`, `move` and `prune`."""
 
 from __future__ import annotations
 
@@ -10,21 +10,35 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Annotated
 
+import sqlalchemy as sa
 import typer
+from sqlalchemy.exc import SQLAlchemyError
 
 from hybrid_video.cli.ledger import ledger_app
 from hybrid_video.cli.output import console, print_json
-from hybrid_video.cli.run import JsonOption
+from hybrid_video.cli.run import JsonOption, parse_usd
 from hybrid_video.engine.report import money
 from hybrid_video.engine.session import open_ledger, opened
 from hybrid_video.errors import ConfigurationError, InputError, LedgerError
 from hybrid_video.ledger import Ledger
-from hybrid_video.ledger.copying import Copied, backup_name, copy, inspect, prune_backups, refuse_running
+from hybrid_video.ledger import schema as t
+from hybrid_video.ledger.copying import (
+    Copied,
+    backup_name,
+    copy,
+    inspect,
+    oldest_backup,
+    prune_backups,
+    refuse_running,
+)
 from hybrid_video.ledger.copying import backup as write_backup
 from hybrid_video.ledger.copying import restore as read_backup
+from hybrid_video.ledger.gaps import MARGIN as JOURNAL_MARGIN
+from hybrid_video.ledger.gaps import close_by_word, open_gap
 from hybrid_video.ledger.pruning import Pruned, compact, prunable
 from hybrid_video.ledger.pruning import prune as prune_ledger
-from hybrid_video.models import utc_now
+from hybrid_video.models import Tier, utc_now
+from hybrid_video.redaction import redact
 from hybrid_video.settings import Settings
 
 
@@ -38,13 +52,19 @@ def backup(
     ] = 30,
     json_output: JsonOption = False,
 ) -> int:
-    """Copy the ledger while it is in use, check the copy, and keep the newest ones."""
+    """Copy the ledger while it is in use, check the copy, and keep the newest ones.
+
+    The journal beside the ledger is kept as far back as the oldest dated backup.
+    """
     settings = Settings.load()
     folder = settings.storage.home / "backups"
     path = file or folder / backup_name(utc_now())
     with contextlib.closing(open_ledger(settings)) as ledger:
         copied = write_backup(ledger, path)
-    gone = [] if file else prune_backups(folder, keep)
+        gone = [] if file else prune_backups(folder, keep)
+        oldest = None if file else oldest_backup(folder)
+        if ledger.journal is not None and oldest is not None:
+            ledger.journal.prune(oldest - JOURNAL_MARGIN)
     _say(f"backup written to {str(path)!r}", copied)
     if gone:
         console.print(f"{len(gone)} older backups deleted; the newest {keep} are kept")
@@ -61,7 +81,10 @@ def restore(
     ] = False,
     json_output: JsonOption = False,
 ) -> int:
-    """Fill an empty ledger from a backup. Run `hybrid-video reconcile` afterwards: it finds what happened since."""
+    """Fill an empty ledger from a backup.
+
+    Nothing is sent by it before `hybrid-video reconcile` has found out what happened since the backup.
+    """
     settings = Settings.load()
     inspect(file)
     if replace:
@@ -70,12 +93,49 @@ def restore(
         copied = read_backup(file, ledger)
     _say("the ledger is restored", copied)
     console.print(
-        "what was bought after the backup is not in it: run `hybrid-video reconcile`, and `hybrid-video ledger "
-        "rebuild-history` for the charts",
+        "what was bought after the backup is not in it, so nothing is sent yet: run `hybrid-video reconcile`, which "
+        "finds it out",
         soft_wrap=True,
     )
     if json_output:
         print_json({"file": str(file), **_fields(copied)})
+    return 0
+
+
+@ledger_app.command("close-gap")
+def close_gap(
+    charged: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--charged",
+            metavar="TIER=USD",
+            help="What the vendors of a tier billed since the backup beyond what the ledger has. Can be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="You have held the vendors' bills against the ledger.")] = False,
+    json_output: JsonOption = False,
+) -> int:
+    """Let a restored ledger send jobs again by your word, where `hybrid-video reconcile` could not find out everything.
+
+    Look at the vendors' bills since the backup first. What they hold beyond the ledger is booked with --charged; the
+    jobs it was for are not known and may be made, and paid for, again.
+    """
+    amounts = _amounts(charged or [])
+    with contextlib.closing(open_ledger(Settings.load())) as ledger:
+        with ledger.reading() as connection:
+            gap = open_gap(connection)
+        if gap is not None and not yes:
+            raise InputError(
+                f"--yes: look at the vendors' bills since {gap.taken_at:%Y-%m-%d %H:%M:%S} UTC first, give what the "
+                "ledger does not have with --charged, for example --charged cloud=1.20, and then say --yes"
+            )
+        with ledger.writing() as connection:
+            gap = close_by_word(connection, amounts)
+    total = sum(amounts.values(), Decimal(0))
+    console.print(f"${money(total)} booked by your word; jobs can be sent again", soft_wrap=True)
+    if json_output:
+        print_json({"taken_at": gap.taken_at.isoformat(), "booked_usd": money(total)})
     return 0
 
 
@@ -139,6 +199,16 @@ def prune(
     return 0
 
 
+def _amounts(texts: list[str]) -> dict[Tier, Decimal]:
+    amounts: dict[Tier, Decimal] = {}
+    for text in texts:
+        tier, _, usd = text.partition("=")
+        if tier not in (Tier.CLOUD, Tier.GEMINI):
+            raise InputError(f"--charged: {text!r} is not understood; write cloud=USD or gemini=USD")
+        amounts[Tier(tier)] = amounts.get(Tier(tier), Decimal(0)) + parse_usd("--charged", usd)
+    return amounts
+
+
 def _from_environment(name: str) -> str:
     value = os.environ.get(name, "")
     if "://" in name:
@@ -161,14 +231,35 @@ def _put_aside(settings: Settings) -> None:
     path = settings.storage.ledger_path
     if not path.exists():
         return
-    with contextlib.closing(open_ledger(settings)) as ledger, ledger.raw().connect() as connection:
-        refuse_running(connection)
-        connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+    _refuse_driven(path)
     aside = path.with_name(f"{path.stem}-before-restore-{utc_now():%Y%m%dT%H%M%SZ}{path.suffix}")
-    path.rename(aside)
-    for ending in ("-wal", "-shm"):
-        path.with_name(path.name + ending).unlink(missing_ok=True)
+    for ending in ("", "-wal", "-shm"):  # the log too: what is only in it belongs to the file
+        with contextlib.suppress(FileNotFoundError):
+            path.with_name(path.name + ending).rename(aside.with_name(aside.name + ending))
     console.print(f"the present ledger is kept as {str(aside)!r}", soft_wrap=True, markup=False)
+
+
+def _refuse_driven(path: Path) -> None:
+    """Makes sure that nobody works with the file. It is read as it is: it may be damaged, or of a newer version.
+
+    Raises:
+        ConfigurationError: a batch is being made, a watcher watches, or another process writes.
+    """
+    engine = sa.create_engine(f"sqlite:///{path}")
+    watched = sa.select(sa.exists(sa.select(t.watchers).where(t.watchers.c.lease_until > utc_now())))
+    try:
+        with engine.connect() as connection:
+            refuse_running(connection)
+            if connection.execute(watched).scalar():
+                raise ConfigurationError("the ledger is in use by a watcher; end `hybrid-video up` or `watch` first")
+            connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+    except SQLAlchemyError as error:
+        said = redact(getattr(error, "orig", None) or error, limit=200)
+        if "locked" in said:
+            raise ConfigurationError(f"the ledger is in use ({said}); end what uses it, and try again") from None
+        console.print(f"the present ledger cannot be read ({said}); it is put aside as it is", soft_wrap=True)
+    finally:
+        engine.dispose()
 
 
 def _say(what: str, copied: Copied) -> None:

@@ -1,5 +1,6 @@
 """Brings the ledger, the vendors and the disk back together after crashes, without ever submitting anything.
 
+A ledger restored from a backup is first told what happened since (`hybrid_video.engine.refilling`).
 Open attempts that no live process drives are found again, followed to their end and settled. What nobody can look up
 stays uncertain until a person, or the configured rule, decides. The report lists every difference that remains.
 """
@@ -17,6 +18,7 @@ from hybrid_video.backends.runpod.pods import PodsClient
 from hybrid_video.engine import disk_audit
 from hybrid_video.engine.disk_audit import ClipFinding
 from hybrid_video.engine.reattach import Reattach, reattaching
+from hybrid_video.engine.refilling import Refilled, refill
 from hybrid_video.engine.report import money
 from hybrid_video.engine.session import opened
 from hybrid_video.errors import HybridVideoError, InputError
@@ -64,16 +66,19 @@ class ReconcileReport(Model):
     bills: tuple[BillLine, ...] = ()
     history_rows: int = 0
     pool: PoolReport | None = None
+    gap: Refilled | None = None
     notices: tuple[str, ...] = ()
 
     @property
     def differences(self) -> int:
-        """Attempts without an outcome, clips that do not agree, pods nobody knows, pods whose create or end is still
-        open, and pods that cost more than planned. Bills are shown, not counted: RunPod's for an endpoint holds
-        start-up and idle seconds that belong to no job, and lags behind; those of pods are booked once complete."""
+        """A gap since a backup, attempts without an outcome, clips that do not agree, pods nobody knows, pods whose
+        create or end is still open, and pods that cost more than planned. Bills are shown, not counted: RunPod's for an
+        endpoint holds start-up and idle seconds that belong to no job, and lags behind; those of pods are booked once
+        complete."""
         unsettled = sum(line.outcome in ("uncertain", "running") for line in self.attempts)
         open_pods = len(self.pool.unresolved) + len(self.pool.alarms) if self.pool else 0
-        return unsettled + len(self.clips) + len(self.pods) + open_pods
+        gap = self.gap is not None and not self.gap.closed
+        return gap + unsettled + len(self.clips) + len(self.pods) + open_pods
 
     @property
     def exit_code(self) -> int:
@@ -112,6 +117,9 @@ async def reconcile(
         InputError: no such batch.
     """
     with opened(settings) as (ledger, history):
+        gap = await asyncio.to_thread(refill, ledger, [settings.storage.clips_dir])
+        if gap is not None:
+            tell(_about_gap(gap))
         rows = await asyncio.to_thread(known_batches, ledger, batches)
         lines = await settle_open(settings, ledger, rows, wait_s, tell)
         disk = await asyncio.to_thread(disk_audit.audit, ledger, rows)
@@ -128,8 +136,26 @@ async def reconcile(
         pods=pods,
         bills=bills,
         pool=pool,
+        gap=gap,
         history_rows=added,
         notices=tuple(redact(notice) for notice in notices),
+    )
+
+
+def _about_gap(gap: Refilled) -> str:
+    """What was found out about the time since the backup, and what to do if that is not all."""
+    since = f"since the backup of {gap.taken_at:%Y-%m-%d %H:%M:%S} UTC"
+    found = (
+        f"{since}: {gap.attempts_added} attempts were new to this ledger, {gap.attempts_brought_on} had gone on, "
+        f"{gap.from_clips} were known by their clips alone, {len(gap.pods)} pods"
+    )
+    if gap.closed:
+        return f"{found}; nothing is missing, and jobs can be sent again"
+    waits = [f"run `hybrid-video reconcile` on {host}, whose journal is not read yet" for host in gap.waits_for]
+    return (
+        f"{found}; that may not be all, so nothing is sent that may be paid for already: "
+        f"{'; '.join([*gap.not_whole, *waits])}. Or hold the vendors' bills {since} against the ledger and say "
+        "`hybrid-video ledger close-gap`"
     )
 
 

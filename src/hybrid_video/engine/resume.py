@@ -3,6 +3,7 @@
 state left behind      what is done
 ---------------------  ----------------------------------------------------------------------------
 collected              the clip is on disk: it is settled
+any other              the record of its clip is on disk, though nobody noted it: as if it were noted
 submitted, running     the receipt is there: polled and collected as if nothing had happened
 intent, uncertain      looked up by our own id: found - goes on; certainly not there - free to be made;
                        nobody can say - stays uncertain, keeps its reservation, waits for a person
@@ -10,12 +11,15 @@ intent, uncertain      looked up by our own id: found - goes on; certainly not t
 
 from __future__ import annotations
 
+import asyncio
+
+from hybrid_video.clips.records import ClipRecord, recorded_clip
 from hybrid_video.engine.attempts import Outcome, Ticket
 from hybrid_video.engine.fleet import Fleet
 from hybrid_video.engine.selection import Shot
 from hybrid_video.errors import BackendError, FailureKind, SubmitUncertain, TransientError
 from hybrid_video.ledger import Ledger
-from hybrid_video.models import Attempt, AttemptState, JobStatus, WorkOrder
+from hybrid_video.models import Attempt, AttemptState, JobHandle, JobStatus, WorkOrder
 
 OUT_OF_SIGHT = frozenset({FailureKind.UNREACHABLE, FailureKind.RATE_LIMITED, FailureKind.DOWNLOAD_FAILED})
 
@@ -37,6 +41,10 @@ async def find_again(attempt: Attempt, shot: Shot, fleet: Fleet, ledger: Ledger)
     if attempt.state is AttemptState.COLLECTED and attempt.clip is not None:
         status = JobStatus(phase="succeeded", queue_s=attempt.queue_s, execution_s=attempt.execution_s, gpu=attempt.gpu)
         return Outcome(ticket, clip=attempt.clip, status=status, finished_already=True)
+    record = await asyncio.to_thread(_note_stored_clip, attempt, ledger)
+    if record is not None:
+        status = JobStatus(phase="succeeded", execution_s=record.execution_s, gpu=record.gpu)
+        return Outcome(ticket, clip=record.clip, status=status, finished_already=True)
     if attempt.backend not in fleet.backends:
         return Outcome(ticket, failure=_uncertain(attempt, f"{attempt.backend} is not configured any more"))
     if attempt.handle is not None:
@@ -57,6 +65,30 @@ def after_acceptance(error: BackendError, attempt: Attempt) -> BackendError:
         backend=attempt.backend,
         detail=error.detail,
     )
+
+
+def _note_stored_clip(attempt: Attempt, ledger: Ledger) -> ClipRecord | None:
+    """The clip of an attempt whose process died after storing it, or whose end a restored ledger does not know: no
+    vendor need be asked, and one that has forgotten the job would call it lost."""
+    record = recorded_clip(ledger.batch_out_dir(attempt.batch) / attempt.batch, attempt.job, attempt.attempt_id)
+    if record is None:
+        return None
+    if attempt.state is AttemptState.INTENT:
+        receipt = record.receipt
+        ledger.mark_submitted(
+            JobHandle(
+                backend=attempt.backend,
+                attempt_id=attempt.attempt_id,
+                remote_id=receipt.remote_id if receipt else "",
+                lane=attempt.lane,
+                submitted_at=(receipt.submitted_at if receipt else None) or attempt.created_at,
+            )
+        )
+    queue_s = record.receipt.queue_s if record.receipt else None
+    ledger.mark_collected(
+        attempt.attempt_id, record.clip, execution_s=record.execution_s, queue_s=queue_s, gpu=record.gpu
+    )
+    return record
 
 
 async def _look_up(ticket: Ticket, attempt: Attempt, fleet: Fleet, ledger: Ledger) -> Outcome:

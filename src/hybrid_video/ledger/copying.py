@@ -12,7 +12,7 @@ import sqlite3
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 
@@ -20,6 +20,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from hybrid_video.errors import ConfigurationError, LedgerError
+from hybrid_video.ledger import gaps
 from hybrid_video.ledger import schema as t
 from hybrid_video.ledger.store import Ledger
 from hybrid_video.ledger.verify import verify
@@ -43,6 +44,8 @@ class Copied:
 def backup(ledger: Ledger, path: Path) -> Copied:
     """Writes a copy into a new SQLite file, while anybody may go on using the ledger.
 
+    The copy says of itself that it is one (`hybrid_video.ledger.gaps`), so that nothing is bought twice by it.
+
     Raises:
         ConfigurationError: the file exists, or cannot be written.
         LedgerError: the ledger cannot be read, or the copy differs from it.
@@ -50,14 +53,17 @@ def backup(ledger: Ledger, path: Path) -> Copied:
     if path.exists():
         raise ConfigurationError(f"there is a file at {str(path)!r} already; name another one for the backup")
     draft = path.with_name(f".{path.name}.{os.getpid()}")
+    taken_at = utc_now()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if ledger.raw().dialect.name == "sqlite":
             _copy_file(ledger, draft)
-        else:
-            with contextlib.closing(Ledger.open(draft)) as target:
+        with contextlib.closing(Ledger.open(draft)) as target:
+            if ledger.raw().dialect.name != "sqlite":
                 copy(ledger, target)
-            _fold(draft)
+            with target.writing() as connection:
+                gaps.mark_copy(connection, taken_at)
+        _fold(draft)
         copied = inspect(draft)
         with draft.open("rb+") as file:
             os.fsync(file.fileno())
@@ -97,7 +103,7 @@ def inspect(path: Path) -> Copied:
 
 
 def restore(source: Path, target: Ledger) -> Copied:
-    """Fills an empty ledger from a backup.
+    """Fills an empty ledger from a backup. What was bought since is to be found out before anything is bought.
 
     Raises:
         ConfigurationError: the backup is unusable, or the ledger is not empty.
@@ -113,6 +119,8 @@ def restore(source: Path, target: Ledger) -> Copied:
         ):
             kept.backup(draft)
         with contextlib.closing(Ledger.open(scratch)) as opened:  # brings an older backup to today's tables
+            with opened.writing() as connection:
+                gaps.mark_restored(connection)
             return copy(opened, target)
 
 
@@ -153,6 +161,12 @@ def prune_backups(folder: Path, keep: int) -> list[Path]:
     return gone
 
 
+def oldest_backup(folder: Path) -> datetime | None:
+    """When the oldest dated backup of a folder was taken."""
+    times = [found for path in sorted(folder.glob(PATTERN)) if (found := _named_time(path)) is not None]
+    return min(times, default=None)
+
+
 def refuse_running(connection: Connection) -> None:
     """Makes sure that nobody drives a job.
 
@@ -171,6 +185,13 @@ def refuse_running(connection: Connection) -> None:
 def backup_name(now: datetime) -> str:
     """`ledger-20261122T170000123456Z.sqlite3`: sorts by time."""
     return f"ledger-{now:%Y%m%dT%H%M%S%f}Z.sqlite3"
+
+
+def _named_time(path: Path) -> datetime | None:
+    try:
+        return datetime.strptime(path.stem, "ledger-%Y%m%dT%H%M%S%fZ").replace(tzinfo=UTC)
+    except ValueError:
+        return None
 
 
 def _copy_file(ledger: Ledger, path: Path) -> None:

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from hybrid_video.ledger import schema as t
+from hybrid_video.ledger.gaps import carry
 from hybrid_video.ledger.states import OPEN
 from hybrid_video.ledger.store import OVER, Ledger
 from hybrid_video.models import utc_now
@@ -102,8 +103,5 @@ def _carry(connection: Connection, rows: Sequence[sa.Row[tuple[object, ...]]]) -
         for scope in (*scopes, f"lane:{row.lane}"):
             sums[scope] += row.cost_usd or Decimal(0)
     for scope, amount in sums.items():
-        if not amount:
-            continue
-        known = sa.update(t.pruned).where(t.pruned.c.scope == scope)
-        if not connection.execute(known.values(settled_usd=t.pruned.c.settled_usd + amount)).rowcount:
-            connection.execute(sa.insert(t.pruned).values(scope=scope, settled_usd=amount))
+        if amount:
+            carry(connection, scope, amount)

@@ -14,6 +14,7 @@ from sqlalchemy.engine import Connection, Dialect
 from sqlalchemy.types import TypeDecorator
 
 from hybrid_video.errors import LedgerError
+from hybrid_video.ledger.repairing import complete_first_tables
 
 NANO = Decimal(1_000_000_000)
 
@@ -301,6 +302,28 @@ pruned = sa.Table(
 )
 """What deleted attempts had come to, per scope and per lane (`lane:…`), so that balances can be recomputed."""
 
+gaps = sa.Table(
+    "gaps",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("taken_at", Utc, nullable=False),
+    sa.Column("restored_at", Utc),
+    sa.Column("closed_at", Utc),
+    sa.Column("closed_because", sa.Text, nullable=False, default=""),
+)
+"""Times of which this ledger may know nothing: written into every backup when it is taken, so that a ledger made from
+one shows it, by whatever way it was made. Nothing is bought while one is not closed."""
+
+journals = sa.Table(
+    "journals",
+    metadata,
+    sa.Column("id", sa.String(36), primary_key=True),
+    sa.Column("host", sa.String(255), nullable=False, default=""),
+    sa.Column("used_at", Utc, nullable=False),
+    sa.Column("read_at", Utc),
+)
+"""Home folders that keep a journal of what this ledger's processes send, and when each was read after a restore."""
+
 
 def _first(connection: Connection) -> None:
     metadata.create_all(connection)
@@ -347,6 +370,17 @@ def _eighth(connection: Connection) -> None:
             index.create(connection, checkfirst=True)
 
 
+def _ninth(connection: Connection) -> None:
+    """What a restored ledger has to know of itself."""
+    for table in (gaps, journals):
+        table.create(connection, checkfirst=True)
+
+
+def _tenth(connection: Connection) -> None:
+    """Columns that some tables had not yet in their first hour."""
+    complete_first_tables(connection, pod_shares)
+
+
 MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
     _first,
     _second,
@@ -356,6 +390,8 @@ MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
     _sixth,
     _seventh,
     _eighth,
+    _ninth,
+    _tenth,
 )
 """Numbered from 1 by position. Append only: a released migration is never edited."""
 
@@ -371,7 +407,8 @@ def migrate(connection: Connection) -> None:
     if max(done, default=0) > len(MIGRATIONS):
         raise LedgerError(
             f"the ledger comes from a newer version of hybrid-video (migration {max(done)}, this one knows "
-            f"{len(MIGRATIONS)}); install that version, or set HYBRID_VIDEO_HOME to another folder"
+            f"{len(MIGRATIONS)}); install that version, or set HYBRID_VIDEO_HOME to another folder. To stay with this "
+            "one, go back to the copy made before the upgrade with `hybrid-video ledger restore FILE --replace`"
         )
     for number, apply in enumerate(MIGRATIONS, start=1):
         if number not in done:

@@ -20,13 +20,16 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import OperationalError, SQLAlchemyError, StatementError
 
 from hybrid_video.errors import InputError, LedgerError
-from hybrid_video.ledger import forecasts, lanes, money, registration, rows, statements
+from hybrid_video.ledger import forecasts, gaps, lanes, money, registration, rows, statements, upgrading
 from hybrid_video.ledger import schema as t
 from hybrid_video.ledger.forecasts import Forecast
+from hybrid_video.ledger.journal import Journal, JournalError
 from hybrid_video.ledger.money import Balance, Caps
+from hybrid_video.ledger.noting import note, noted, write_later
 from hybrid_video.ledger.owner import Owner
 from hybrid_video.ledger.rows import JobRow
 from hybrid_video.ledger.states import OPEN, check_move
+from hybrid_video.ledger.upgrading import Upgraded
 from hybrid_video.models import (
     Attempt,
     AttemptState,
@@ -72,6 +75,9 @@ class Ledger:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._acting: Owner | None = None
+        self.upgraded: Upgraded | None = None
+        """What opening it changed about an older ledger."""
+        self._journal: Journal | None = None
 
     @classmethod
     def open(cls, url: str | Path) -> Ledger:
@@ -98,13 +104,40 @@ class Ledger:
         deadline = time.monotonic() + BUSY_TIMEOUT_S
         while True:
             try:
-                with self._transaction() as connection:
-                    t.migrate(connection)
+                with self._engine.connect() as connection:
+                    before = upgrading.version(connection)
+                if upgrading.is_behind(before):
+                    self._upgrade()
+                else:
+                    with self._transaction() as connection:
+                        t.migrate(connection)
                 return
             except OperationalError as error:
                 if time.monotonic() > deadline or "locked" not in str(error.orig):
                     raise
                 time.sleep(random.uniform(*OPENING_PAUSE_S))  # noqa: S311 - two that wait should not stay in step
+
+    def keep_journal(self, journal: Journal) -> None:
+        """From now on every send, and what becomes of it, is written into the journal as well."""
+        self._journal = journal
+
+    @property
+    def journal(self) -> Journal | None:
+        """The journal that is kept beside this ledger, if one is."""
+        return self._journal
+
+    def _upgrade(self) -> None:
+        """Copies an older file before it is changed, whoever of several processes comes first."""
+        with upgrading.one_at_a_time(self._engine):
+            with self._engine.connect() as connection:
+                before = upgrading.version(connection)
+            copy = upgrading.keep_copy(self._engine, before, utc_now()) if upgrading.is_behind(before) else None
+            with self._transaction() as connection:
+                t.migrate(connection)
+            if upgrading.is_behind(before):
+                self.upgraded = Upgraded(before, len(t.MIGRATIONS), copy)
+            if copy is not None:
+                upgrading.forget_old_copies(copy)
 
     def act_as(self, owner: Owner | None) -> None:
         """Fences every later end of an attempt: it is refused once another owner has taken the job over.
@@ -141,14 +174,20 @@ class Ledger:
 
         Raises:
             InputError: a changed job is still being made with its earlier text.
+            ConfigurationError: the ledger was restored, and what was sent since the backup is not known yet.
         """
         with self._write() as connection:
+            gaps.refuse_gap(connection)
+            if self._journal is not None:
+                gaps.remember_journal(connection, self._journal.identity)
+            note(connection, "batch", batch.name)
             return registration.register(connection, batch, out_dir=out_dir, simulated=simulated, now=utc_now())
 
     def finish_batch(self, name: str) -> None:
         """Notes the end of a run."""
         with self._write() as connection:
             connection.execute(sa.update(t.batches).where(t.batches.c.name == name).values(finished_at=utc_now()))
+            note(connection, "batch", name)
 
     def record_plan(self, forecast: Forecast) -> int:
         """Stores what a run is expected to come to; returns its number, for `record_outcome`."""
@@ -277,11 +316,30 @@ class Ledger:
             JobTakenError: another process drives the job, or has made an attempt or finished it since it was read.
             JobCancelledError: it is marked to be cancelled.
             LedgerError: an attempt of it is still open.
+            ConfigurationError: it costs money, and the ledger was restored and does not know yet what was sent since.
+            JournalError: it cannot be written into the journal, so it is given back and must not be sent.
         """
+        try:
+            self._reserve(order, decision, caps, owner, beside)
+        except JournalError as error:
+            never = CostEntry(amount_usd=Decimal(0), basis="never sent: it could not be journalled", source="metered")
+            self.settle(
+                order.attempt_id,
+                never,
+                state=AttemptState.FAILED,
+                job_state=JobState.PENDING,
+                error_kind="journal",
+                error_message=str(error),
+            )
+            raise
+
+    def _reserve(self, order: WorkOrder, decision: Decision, caps: Caps, owner: Owner, beside: int | None) -> None:
         now = utc_now()
         quote = order.quote
         day = now.date().isoformat()
         with self._write() as connection:
+            if quote.reserve_usd:
+                gaps.refuse_gap(connection)
             claimed = self._check_owner(connection, order, owner)
             if beside is not None:
                 lanes.check_room(connection, order.lane, beside, owner.id)
@@ -310,6 +368,7 @@ class Ledger:
             )
             connection.execute(statements.INSERT_DECISION, rows.decision_values(order.batch, decision))
             money.move(connection, limits, reserved=quote.reserve_usd)
+            note(connection, "attempt", order.attempt_id)
             self._update_job(
                 connection,
                 order.batch,
@@ -336,6 +395,7 @@ class Ledger:
             money.check_caps(connection, limits, more, f"{row.backend} for job {row.job!r}, which is still running")
             connection.execute(statements.UPDATE_ATTEMPT, {"of_attempt": attempt_id, "reserved_usd": reserved_usd})
             money.move(connection, limits, reserved=more)
+            note(connection, "attempt", attempt_id)
 
     def record_decision(self, batch: str, decision: Decision) -> None:
         """Stores a decision that led to no attempt (every backend refused)."""
@@ -529,8 +589,9 @@ class Ledger:
 
     @contextmanager
     def _write(self) -> Iterator[Connection]:
-        with _translated(), self._transaction() as connection:
+        with _translated(), self._transaction() as connection, noted(connection, self._journal) as later:
             yield connection
+        write_later(self._journal, later)
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
@@ -601,6 +662,8 @@ class Ledger:
             statements.UPDATE_ATTEMPT,
             {"of_attempt": row.attempt_id, "state": state.value, "in_history": False, **values},
         )
+        if state is not AttemptState.RUNNING:  # the receipt says enough to find it again
+            note(connection, "attempt", row.attempt_id)
 
     def _update_job(self, connection: Connection, batch: str, job: str, **values: Any) -> None:
         connection.execute(statements.UPDATE_JOB, {"of_batch": batch, "of_job": job, "updated_at": utc_now(), **values})

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from hybrid_video.ledger import schema as t
 from hybrid_video.ledger.findings import Finding
+from hybrid_video.ledger.gaps import Gap, open_gap
 from hybrid_video.ledger.pod_checks import POD_ENDS, pod_bills, pod_findings, pod_scopes
 from hybrid_video.ledger.states import OPEN
 from hybrid_video.ledger.store import Ledger
@@ -55,6 +56,7 @@ def verify(ledger: Ledger) -> VerifyReport:
         pods = list(connection.execute(sa.select(t.pods).order_by(t.pods.c.intended_at)))
         shares = list(connection.execute(sa.select(t.pod_shares)))
         pruned = {row.scope: row.settled_usd for row in connection.execute(sa.select(t.pruned))}
+        gap = open_gap(connection)
     overhead = sum((row.amount_usd for row in shares), Decimal(0))
     billed, difference = pod_bills(pods, shares, attempts, pruned)
     findings = [
@@ -65,6 +67,7 @@ def verify(ledger: Ledger) -> VerifyReport:
         *_uncertain(attempts),
         *_missing_clips(attempts, jobs),
         *_caps(balances, batches),
+        *_gap(gap),
     ]
     kinds = [finding.kind for finding in findings]
     return VerifyReport(
@@ -195,6 +198,16 @@ def _missing_clips(attempts: list[Row], jobs: dict[tuple[str, str], Row]) -> lis
                 )
             )
     return findings
+
+
+def _gap(gap: Gap | None) -> list[Finding]:
+    if gap is None:
+        return []
+    message = (
+        f"comes from a backup of {gap.taken_at:%Y-%m-%d %H:%M:%S} UTC, and what was bought since is not known yet; "
+        "run `hybrid-video reconcile`"
+    )
+    return [Finding(kind="gap", subject="ledger", message=message, serious=False)]
 
 
 def _caps(balances: dict[str, Row], batches: dict[str, Row]) -> list[Finding]:

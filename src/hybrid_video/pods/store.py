@@ -19,6 +19,7 @@ from hybrid_video.errors import LedgerError, LimitError
 from hybrid_video.ledger import Ledger, money
 from hybrid_video.ledger import schema as t
 from hybrid_video.ledger.money import Caps
+from hybrid_video.ledger.noting import note
 from hybrid_video.models import utc_now
 from hybrid_video.pods.accounting import book_within
 from hybrid_video.pods.budgets import scopes
@@ -385,3 +386,4 @@ class PodStore:
     def _event(connection: Connection, name: str, event: str, detail: str = "", at: datetime | None = None) -> None:
         text = redact(detail, MESSAGE_LENGTH)
         connection.execute(sa.insert(t.pod_events).values(pod=name, at=at or utc_now(), event=event, detail=text))
+        note(connection, "pod", name)
