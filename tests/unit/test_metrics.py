@@ -424,7 +424,10 @@ def test_every_rule_has_a_drill_and_says_what_to_do() -> None:
 def test_the_dashboard_is_whole(file: Path) -> None:
     """Panels have titles, ids of their own, places that do not overlap, a data source variable and expressions."""
     board = json.loads(file.read_text())
-    assert [variable["type"] for variable in board["templating"]["list"]] == ["datasource"]
+    assert [(variable["type"], variable["name"]) for variable in board["templating"]["list"]] == [
+        ("datasource", "datasource"),
+        ("query", "job"),
+    ]
     ids = [panel["id"] for panel in board["panels"]]
     assert len(set(ids)) == len(ids)
     taken: set[tuple[int, int]] = set()
@@ -438,6 +441,107 @@ def test_the_dashboard_is_whole(file: Path) -> None:
         if panel["type"] != "row":
             assert panel["targets"]
             assert all(target["datasource"]["uid"] == "${datasource}" for target in panel["targets"])
+
+
+UNITS = {"short", "s", "bytes", "currencyUSD", "percentunit"}
+KINDS = {"row", "stat", "timeseries", "state-timeline", "table"}
+
+
+@pytest.mark.parametrize("file", DASHBOARDS, ids=lambda file: file.stem)
+def test_the_dashboard_can_be_read(file: Path) -> None:
+    """Units that Grafana knows, thresholds in order, names instead of numbers for states, legends with labels, and only
+    the chosen installation's series."""
+    board = json.loads(file.read_text())
+    for panel in (panel for panel in board["panels"] if panel["type"] != "row"):
+        what, defaults = panel["title"], panel["fieldConfig"]["defaults"]
+        assert panel["type"] in KINDS, what
+        assert defaults.get("unit", "short") in UNITS, what
+        assert panel["options"], what
+        steps = [step["value"] for step in defaults.get("thresholds", {"steps": [{"value": None}]})["steps"]]
+        assert steps[0] is None, what
+        assert steps[1:] == sorted(steps[1:]), what
+        if panel["type"] == "state-timeline":
+            (mapping,) = defaults["mappings"]
+            assert len(mapping["options"]) == len(steps), what
+        for target in panel["targets"]:
+            names = len(NAME.findall(target["expr"]))
+            assert target["expr"].count('job="$job"') == names, what
+            by = re.search(r"by \(([^)]*)\)", target["expr"])
+            labels = {label.strip() for label in by.group(1).split(",")} - {"le"} if by else set()
+            if panel["type"] in ("timeseries", "state-timeline"):
+                assert set(re.findall(r"{{(\w+)}}", target["legendFormat"])) == labels, what
+                assert target["legendFormat"] or len(panel["targets"]) == 1, what
+
+
+def test_lines_in_panels_are_the_limits_of_the_rules() -> None:
+    """Who sees a line crossed expects the alert, and nobody expects it elsewhere."""
+    lines: dict[str, float] = {}
+    for panel in json.loads(DASHBOARDS[0].read_text())["panels"]:
+        if panel.get("fieldConfig", {}).get("defaults", {}).get("custom", {}).get("thresholdsStyle"):
+            (name,) = NAME.findall(panel["targets"][0]["expr"])
+            lines[name] = panel["fieldConfig"]["defaults"]["thresholds"]["steps"][1]["value"]
+    assert len(lines) == 5
+    rules = [rule["expr"] for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
+    limits = {
+        match.group(1): float(match.group(3)) * (86400 if match.group(4) else 1)
+        for rule in rules
+        if (match := re.search(r"(hybrid_video_\w+) ([<>]) ([\d.e]+)( \* 86400)?(?!\S)", rule))
+    }
+    assert {name: limits[name] for name in lines} == lines
+
+
+def test_counters_of_a_configured_backend_begin_at_zero(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prometheus counts no increase for a series that begins at six failures; and a free GPU has no price to check."""
+    monkeypatch.setenv("HYBRID_VIDEO_COMFYUI_URLS", "http://127.0.0.1:1")
+    ledger = Ledger.open(tmp_path / "ledger.sqlite3")
+    try:
+        scrape = Scrape(exposition(ledger, Settings(storage=StorageSettings(home=tmp_path))).decode())
+    finally:
+        ledger.close()
+    for kind in FailureKind:
+        outcome = "cancelled" if kind is FailureKind.CANCELLED else "failed"
+        assert scrape.value("attempts_total", backend="comfyui", tier="local", outcome=outcome, error_kind=kind) == 0
+    for name in (
+        "attempts_total",
+        "cost_usd_total",
+        "quoted_usd_total",
+        "retries_total",
+        "clip_duration_seconds_count",
+    ):
+        assert scrape.value(name, backend="comfyui") == 0
+    assert not [s for s in scrape.samples if s.labels.get("backend") == "gemini" and s.name.endswith("_total")]
+    assert scrape.value("price_age_seconds", backend="comfyui") == 0
+
+
+def test_a_pod_that_never_became_ready_is_an_orphan_in_the_end(tmp_path: Path) -> None:
+    """It has no lease that could run out: nobody has looked at it since it was opened."""
+    settings = Settings(storage=StorageSettings(home=tmp_path))
+    ledger = Ledger.open(settings.storage.ledger_path)
+    intent = PodIntent(name="p", gpu="RTX", cloud="SECURE", price_usd_per_h=Decimal(1), reserve_usd=Decimal("0.1"))
+    try:
+        PodStore(ledger).intend(intent, caps=Caps(), max_pods=5)
+        found = []
+        for minutes in (10, 40):
+            families_then = families(ledger, settings, now=utc_now() + timedelta(minutes=minutes))
+            (family,) = [family for family in families_then if family.name == "hybrid_video_orphans"]
+            found.append({sample.labels["kind"]: sample.value for sample in family.samples}["pods"])
+    finally:
+        ledger.close()
+    assert found == [0, 1]
+
+
+@pytest.mark.parametrize(("where", "looks"), [("run", 0), ("watch", 1), ("flow", 1)])
+def test_a_watcher_inside_a_run_does_not_look_at_backends(tmp_path: Path, where: str, looks: int) -> None:
+    """Old findings are then nobody's fault, and no alert."""
+    ledger = Ledger.open(tmp_path / "ledger.sqlite3")
+    lease = {"name": "watcher", "holder": "h", "document": json.dumps({"where": where})}
+    try:
+        with ledger.writing() as connection:
+            connection.execute(sa.insert(t.watchers).values(lease | {"lease_until": utc_now() + timedelta(minutes=1)}))
+        scrape = Scrape(exposition(ledger, Settings(storage=StorageSettings(home=tmp_path))).decode())
+    finally:
+        ledger.close()
+    assert (scrape.value("watcher_up"), scrape.value("health_watched")) == (1, looks)
 
 
 def test_every_expression_of_the_dashboard_is_promql(tmp_path: Path) -> None:

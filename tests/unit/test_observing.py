@@ -295,7 +295,7 @@ async def test_a_defect_in_a_run_names_its_attempt(
 # -- traces ------------------------------------------------------------------------------------------------------------
 
 TRACED_RUN = """
-import asyncio, sys
+import asyncio, sys, time
 from pathlib import Path
 from hybrid_video import observing
 from hybrid_video.errors import FailureKind, TransientError
@@ -308,7 +308,11 @@ async def main():
         assert outcome.report.completed == 2
 
 observing.start("run")
+began_s = time.monotonic()
 asyncio.run(main())
+ran_s = time.monotonic()
+observing.stop()
+print(ran_s - began_s, time.monotonic() - ran_s)
 """
 
 
@@ -364,14 +368,15 @@ def test_a_collector_that_is_down_is_one_warning_and_no_delay(tmp_path: Path) ->
     with socket.socket() as hanging:
         hanging.bind(("127.0.0.1", 0))
         hanging.listen(5)
-        plain_s = time.monotonic()
-        assert traced_run("", tmp_path / "plain").returncode == 0
-        plain_s = time.monotonic() - plain_s
+        plain = traced_run("", tmp_path / "plain")
+        plain_s, nothing_s = map(float, plain.stdout.split())
+        assert nothing_s < 0.1
         for number, url in enumerate((f"http://127.0.0.1:{hanging.getsockname()[1]}", "http://127.0.0.1:1")):
-            began_s = time.monotonic()
             done = traced_run(url, tmp_path / str(number))
             assert done.returncode == 0, done.stderr
-            assert time.monotonic() - began_s < 2 * plain_s + traces.END_S + 1
+            took_s, end_s = map(float, done.stdout.split())
+            assert took_s < 3 * plain_s + 2
+            assert end_s < traces.END_S + 1
             assert len(done.stderr.splitlines()) <= 1, done.stderr
             assert "Traceback" not in done.stderr
 
