@@ -6,13 +6,14 @@ The container is recognised by its first bytes and the demuxer is chosen by us: 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
 import av
 import numpy as np
 from av.error import FFmpegError
+from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -26,6 +27,8 @@ _SAMPLE_SIDE = 160
 and most of what an encoder changes between one key frame and the next."""
 _DENSE = 32
 """So many first frames are all sampled; later ones ever more sparsely, at distances that match no regular motion."""
+_LARGE_PIXELS = 640 * 360
+"""Below this size starting decoder threads takes longer than they save."""
 _UNTIMED_FRAME_S = 0.1
 """What browsers give a frame of an animated image that names no duration."""
 
@@ -72,6 +75,8 @@ class _Tally:
     peak: float = 0.0
     motion: float = 0.0
     first: Grey | None = None
+    scaler: VideoReformatter = field(default_factory=VideoReformatter)
+    """One for all frames: making its tables takes longer than using them."""
 
     @property
     def due(self) -> bool:
@@ -129,7 +134,8 @@ def _read_video(tally: _Tally, file: BinaryIO) -> ClipFacts:
             tally.codec = stream.codec_context.name
             tally.begin(stream.codec_context.width, stream.codec_context.height)
             nominal = float(stream.average_rate or 0)
-            stream.thread_type = "AUTO"
+            large = stream.codec_context.width * stream.codec_context.height >= _LARGE_PIXELS
+            stream.thread_type = "AUTO" if large else "NONE"
             for frame in source.decode(stream):
                 _take(tally, frame)
                 if frame.time is not None:
@@ -153,7 +159,7 @@ def _take(tally: _Tally, frame: av.VideoFrame) -> None:
         tally.begin(frame.width, frame.height)
     if tally.due:
         width, height = tally.sample_size
-        grey = frame.reformat(width=width, height=height, format="gray", interpolation="AREA")
+        grey = tally.scaler.reformat(frame, width=width, height=height, format="gray", interpolation="AREA")
         tally.sample(grey.to_ndarray().astype(np.int16))
     tally.frames += 1
 

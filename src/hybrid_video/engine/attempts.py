@@ -398,17 +398,20 @@ class AttemptDriver:
         folder = await asyncio.to_thread(self._staging_folder, order.attempt_id)
         try:
             source = await backend.collect(handle, status, folder)
-            clip = await asyncio.to_thread(self._check_and_store, backend, ticket, source, status)
-        finally:
+        except BaseException:
             await asyncio.to_thread(_remove_folder, folder)
-        await asyncio.to_thread(
-            lambda: self._ledger.mark_collected(
-                order.attempt_id,
-                clip,
-                execution_s=status.execution_s,
-                queue_s=status.queue_s,
-                gpu=status.gpu,
-            )
+            raise
+        return await asyncio.to_thread(self._keep, backend, ticket, source, status)
+
+    def _keep(self, backend: Backend, ticket: Ticket, source: Path, status: JobStatus) -> Clip:
+        """Checks and stores a downloaded clip, and notes that it is here."""
+        attempt_id = ticket.order.attempt_id
+        try:
+            clip = self._check_and_store(backend, ticket, source, status)
+        finally:
+            _remove_folder(self._staging / attempt_id)
+        self._ledger.mark_collected(
+            attempt_id, clip, execution_s=status.execution_s, queue_s=status.queue_s, gpu=status.gpu
         )
         return clip
 

@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable
 from dataclasses import replace
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeVar
 
 from hybrid_video import dispatcher
 from hybrid_video.demand import BatchDemand
@@ -47,7 +47,7 @@ from hybrid_video.failures import policy
 from hybrid_video.history import History
 from hybrid_video.ledger import CANCELLED_MESSAGE, Caps, JobCancelledError, JobTakenError, LaneBusyError, Ledger, Owner
 from hybrid_video.ledger.lanes import POD_PREFIX
-from hybrid_video.models import Attempt, JobState, JobStatus, Quote, Refusal, Tier, WorkOrder, utc_now
+from hybrid_video.models import Attempt, Decision, JobState, JobStatus, Quote, Refusal, Tier, WorkOrder, utc_now
 from hybrid_video.observing import about, traced
 from hybrid_video.preferences import applied
 from hybrid_video.pricing.timings import ServiceTimes
@@ -64,6 +64,8 @@ REATTACH_ATTEMPTS = 2
 CANCEL_LOOK_S = 1.0
 FOLLOW_S = 0.1
 LOST_LOOK_S = 1.0
+
+Result = TypeVar("Result")
 
 
 class BatchRun:
@@ -428,51 +430,55 @@ class BatchRun:
 
     @traced("attempt", lambda _self, _progress, _request, order: about(order))
     async def _drive_new(self, progress: JobProgress, request: SelectionRequest, order: WorkOrder) -> None:
-        caps = self._caps(progress, order.quote.tier)
         try:
-            reserved = await self._reserved(progress, request, order, caps)
+            caps = await self._reserved(progress, request, order)
         except asyncio.CancelledError:
             self._busy.pop(order.attempt_id, None)
             await self._driver.abandon(Ticket(order))
             raise
-        if not reserved:
+        if caps is None:
             self._busy.pop(order.attempt_id, None)
             self._fleet.breaker(order.quote.backend, order.quote.model).abandoned()
             return
         ticket = Ticket(order, lenient=progress.shot.lenient, caps=caps)
         await self._drive(progress, ticket)
 
-    async def _reserved(self, progress: JobProgress, request: SelectionRequest, order: WorkOrder, caps: Caps) -> bool:
-        """Decides and passes the spend gate; False if the job does not go there now."""
+    async def _reserved(self, progress: JobProgress, request: SelectionRequest, order: WorkOrder) -> Caps | None:
+        """Decides and passes the spend gate; the limits it was held against, or None if it does not go there now."""
         try:
             decision = await self._steps.select(request)
             if decision.chosen != order.quote.backend:  # it became unavailable between proposal and decision
                 progress.state = JobState.PENDING
-                return False
+                return None
             beside = self._beside(order.lane)
-            await _to_its_end(
-                asyncio.to_thread(traced("reserve")(self._ledger.reserve), order, decision, caps, self._owner, beside)
-            )
+            caps = await _to_its_end(asyncio.to_thread(self._reserve, progress, order, decision, beside))
         except LaneBusyError:
             self._shared.was_full(order.lane)
             progress.state = JobState.PENDING
-            return False
+            return None
         except JobTakenError:
             progress.elsewhere, progress.state = True, JobState.ACTIVE
-            return False
+            return None
         except JobCancelledError:
             await asyncio.to_thread(self._ledger.request_cancel, self._batch.name, [progress.shot.job.id])
             progress.state = JobState.CANCELLED
             self._teller.tell("cancelled", CANCELLED_MESSAGE, job=progress.shot.job.id)
-            return False
+            return None
         except LimitError as error:
             progress.limited[order.quote.backend] = (time.monotonic() + LIMIT_PAUSE_S, str(error))
             progress.state = JobState.PENDING
-            return False
+            return None
         progress.attempts = order.number
         progress.made += 1
         self._teller.tell("started", decision.reason, order=order)
-        return True
+        return caps
+
+    @traced("reserve")
+    def _reserve(self, progress: JobProgress, order: WorkOrder, decision: Decision, beside: int | None) -> Caps:
+        """Holds an attempt against the limits in force now, and reserves its cost."""
+        caps = self._caps(progress, order.quote.tier)
+        self._ledger.reserve(order, decision, caps, self._owner, beside)
+        return caps
 
     async def _drive(self, progress: JobProgress, ticket: Ticket) -> None:
         """One attempt to its end, unless another process has taken the job over meanwhile: then it is followed."""
@@ -768,11 +774,11 @@ def _with_advice(message: str, advice: str) -> str:
     return f"{message.rstrip('.')}. {advice}"
 
 
-async def _to_its_end(work: Awaitable[object]) -> None:
+async def _to_its_end(work: Awaitable[Result]) -> Result:
     """Waits for work that must not be cut off in the middle; a cancellation is passed on after it."""
     task = asyncio.ensure_future(work)
     try:
-        await asyncio.shield(task)
+        return await asyncio.shield(task)
     except asyncio.CancelledError:
         await asyncio.wait([task])
         raise

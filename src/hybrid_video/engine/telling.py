@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from decimal import Decimal
 
 from hybrid_video.engine.events import Event, EventKind, Observer
 from hybrid_video.engine.jobs import Jobs
@@ -16,6 +17,9 @@ log = logging.getLogger("hybrid_video.engine")
 PROGRESS_S = 0.5
 """Progress of one attempt is told at most so often."""
 
+WITHOUT_MONEY = frozenset[EventKind]({"progress", "started"})
+"""Events that book nothing: they tell the money as it stood, and save a look into the ledger."""
+
 
 class Teller:
     """Makes events for one batch. `jobs` is the run's own table, looked at for each event."""
@@ -26,6 +30,7 @@ class Teller:
         self._ledger = ledger
         self._observe = observe or (lambda _event: None)
         self._last_shown: dict[str, float] = {}
+        self._spent: Decimal | None = None
 
     def progress(self, order: WorkOrder, status: JobStatus) -> None:
         """How far an attempt is."""
@@ -45,7 +50,8 @@ class Teller:
         progress: float | None = None,
     ) -> None:
         """One event: about an order, about a job that has none, or about the whole batch."""
-        spent = None if kind == "progress" else self._ledger.balance(f"batch:{self._batch}").settled_usd
+        if kind not in WITHOUT_MONEY:
+            self._spent = self._ledger.balance(f"batch:{self._batch}").settled_usd
         event = Event(
             kind=kind,
             message=redact(message),
@@ -56,7 +62,7 @@ class Teller:
             finished=self._jobs.done,
             failed=self._jobs.lost,
             total=len(self._jobs),
-            spent_usd=spent,
+            spent_usd=None if kind == "progress" else self._spent,
         )
         if kind != "progress":
             about = {"batch": self._batch, "job": event.job, "attempt": event.attempt or None, "backend": event.backend}

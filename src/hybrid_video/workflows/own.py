@@ -6,7 +6,6 @@ own: sizes and lengths that nothing binds stay what the user saved, and figures 
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from hybrid_video.errors import InputError
 from hybrid_video.models import OutputSpec, VideoJob
 from hybrid_video.workflows.binding import Bindings, Slot, Value, find_bindings, further_input, set_value
 from hybrid_video.workflows.catalog import models_of
-from hybrid_video.workflows.graph import Graph, ancestors, is_link, load_graph, save_nodes, video_nodes
+from hybrid_video.workflows.graph import Graph, ancestors, copied, is_link, load_graph, save_nodes, video_nodes
 from hybrid_video.workflows.plans import WorkflowPlan, signature_of
 from hybrid_video.workflows.reading import Measured, read_output
 from hybrid_video.workflows.sizing import frames_for
@@ -58,7 +57,7 @@ def plan_file(job: VideoJob, path: Path) -> WorkflowPlan:
     loaded = load_graph(path)
     bindings = find_bindings(loaded, path)
     output_node = bindings.output or video_nodes(loaded)[0]
-    draft = _Draft(job, path.name, copy.deepcopy(loaded), bindings, output_node)
+    draft = _Draft(job, path.name, copied(loaded), bindings, output_node)
     images = _image_slots(draft)
     _check_prompt(draft)
     _set_inputs(draft)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 from collections.abc import Iterable
@@ -13,7 +12,7 @@ from hybrid_video.errors import InputError
 from hybrid_video.models import OutputSpec
 from hybrid_video.workflows.binding import Slot
 from hybrid_video.workflows.catalog import CustomNodes, ModelFile
-from hybrid_video.workflows.graph import Graph, save_nodes
+from hybrid_video.workflows.graph import Graph, copied, save_nodes
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ class WorkflowPlan:
         """
         if self.needs_image and not image_name:
             raise InputError(f"workflow {self.name!r} needs an input image, and the job has none; set its `image`")
-        graph = copy.deepcopy(self.graph)
+        graph = copied(self.graph)
         for slot in self.seed_slots:
             graph[slot.node]["inputs"][slot.input] = seed
         for slot in self.image_slots:

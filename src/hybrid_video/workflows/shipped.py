@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
-import copy
+from functools import lru_cache
 
 from hybrid_video.errors import InputError
 from hybrid_video.models import OutputSpec, VideoJob
 from hybrid_video.workflows.binding import Slot, Value, resolve_slot, set_value
 from hybrid_video.workflows.catalog import JOB_FIELDS, TemplateInfo, describe, models_of, template_graph, template_info
-from hybrid_video.workflows.graph import Graph, ancestors, is_link, video_nodes
+from hybrid_video.workflows.graph import Graph, ancestors, copied, is_link, video_nodes
 from hybrid_video.workflows.plans import WorkflowPlan, signature_of
 from hybrid_video.workflows.sizing import fit_job
 
 _SLOW_MOTION = 0.6
 
 
+class _Same:
+    """A job by identity: it holds a dictionary, so it has no hash of its own."""
+
+    __slots__ = ("job",)
+
+    def __init__(self, job: VideoJob) -> None:
+        self.job = job
+
+    def __hash__(self) -> int:
+        return id(self.job)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other.job is self.job
+
+
 def plan_template(job: VideoJob, name: str) -> WorkflowPlan:
-    """Plans a job on a shipped template.
+    """Plans a job on a shipped template. Every backend asks for it twice, so the last plans are kept.
 
     Args:
         job: The job.
@@ -25,10 +40,16 @@ def plan_template(job: VideoJob, name: str) -> WorkflowPlan:
     Raises:
         InputError: the template cannot make this kind, size or length, or does not know one of `job.inputs`.
     """
+    return _planned(_Same(job), name)
+
+
+@lru_cache(maxsize=64)
+def _planned(same: _Same, name: str) -> WorkflowPlan:
+    job = same.job
     info = template_info(name)
     _check_kind(job, info)
     output = fit_job(job, name, info.frames, info.size)
-    graph = copy.deepcopy(template_graph(name))
+    graph = copied(template_graph(name))
     if info.without_image and not job.image:
         _remove(graph, info.without_image.remove)
     bound = {

@@ -18,6 +18,9 @@ from hybrid_video.workflows import CustomNodes, ModelFile
 _UPLOADS = ("image_upload", "video_upload", "audio_upload", "file_upload")
 _SHOWN = 3
 
+Choices = tuple[tuple[str, Sequence[Any], Mapping[str, Any]], ...]
+"""List inputs of one node class: name, options, configuration."""
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -53,6 +56,7 @@ def problems(
     *,
     uploaded: frozenset[str] = frozenset(),
     sources: Sources | None = None,
+    known: dict[str, Choices] | None = None,
 ) -> tuple[Problem, ...]:
     """What the graph needs and the server does not have.
 
@@ -61,8 +65,9 @@ def problems(
         object_info: the server's whole `/object_info`.
         uploaded: names of input files that will be uploaded before the graph is sent.
         sources: where models and custom nodes come from.
+        known: what was found in this `object_info` before, and is added to: a batch asks once for each job.
     """
-    sources = sources or Sources()
+    sources, known = sources or Sources(), {} if known is None else known
     found: dict[str, Problem] = {}
     for node_id, node in graph.items():
         class_type = str(node.get("class_type", "")) if isinstance(node, Mapping) else ""
@@ -74,7 +79,10 @@ def problems(
             )
             found.setdefault(class_type, Problem(FailureKind.MISSING_NODE, sentence))
             continue
-        for problem in _inputs(node_id, node, schema, uploaded=uploaded, sources=sources):
+        choices = known.get(class_type)
+        if choices is None:
+            choices = known[class_type] = tuple(_lists(schema))
+        for problem in _inputs(node_id, node, choices, uploaded=uploaded, sources=sources):
             found.setdefault(problem.sentence, problem)
     return tuple(found.values())
 
@@ -86,11 +94,11 @@ def summary(found: Sequence[Problem]) -> str:
 
 
 def _inputs(
-    node_id: str, node: Mapping[str, Any], schema: Mapping[str, Any], *, uploaded: frozenset[str], sources: Sources
+    node_id: str, node: Mapping[str, Any], choices: Choices, *, uploaded: frozenset[str], sources: Sources
 ) -> Iterator[Problem]:
     class_type, inputs = str(node["class_type"]), node.get("inputs")
     where = f"node {node_id} ({class_type})"
-    for name, options, config in _lists(schema):
+    for name, options, config in choices:
         value = inputs.get(name) if isinstance(inputs, Mapping) else None
         if not isinstance(value, str | int | float) or value in options:
             continue

@@ -21,7 +21,7 @@ from hybrid_video.backends.comfyui.download import download
 from hybrid_video.backends.comfyui.listener import Listener
 from hybrid_video.backends.comfyui.looking import Sight, look
 from hybrid_video.backends.comfyui.patience import Patience
-from hybrid_video.backends.comfyui.preflight import Problem, Sources, problems
+from hybrid_video.backends.comfyui.preflight import Choices, Problem, Sources, problems
 from hybrid_video.backends.comfyui.records import SystemStats
 from hybrid_video.backends.comfyui.submission import Submission
 from hybrid_video.backends.comfyui.verdicts import judge
@@ -49,6 +49,7 @@ class _Cached:
     """The server's node classes, and until when they count as known."""
 
     info: Mapping[str, Any] = field(default_factory=dict)
+    choices: dict[str, Choices] = field(default_factory=dict)
     until: float = 0.0
 
 
@@ -144,8 +145,9 @@ class ComfyUIServer:
         image_name = _PLACEHOLDER_IMAGE if with_image else None
         graph = plan.bind(seed=0, filename_prefix="hv/preflight", image_name=image_name)
         sources = Sources(plan.models, plan.custom_nodes)
-        info = await self._object_info()
-        return problems(graph, info, uploaded=frozenset({_PLACEHOLDER_IMAGE}), sources=sources)
+        nodes = await self._object_info()
+        uploaded = frozenset({_PLACEHOLDER_IMAGE})
+        return problems(graph, nodes.info, uploaded=uploaded, sources=sources, known=nodes.choices)
 
     async def submit(self, order: WorkOrder, plan: WorkflowPlan) -> JobHandle:
         """Uploads the input image and sends the graph once, under the attempt's own id.
@@ -248,12 +250,12 @@ class ComfyUIServer:
         except BackendError:
             return False  # the job is lost either way
 
-    async def _object_info(self) -> Mapping[str, Any]:
+    async def _object_info(self) -> _Cached:
         async with self._nodes_lock:
             if time.monotonic() >= self._nodes.until:
                 info = await self.client.object_info()
-                self._nodes = _Cached(info, time.monotonic() + self.patience.object_info_ttl_s)
-            return self._nodes.info
+                self._nodes = _Cached(info, until=time.monotonic() + self.patience.object_info_ttl_s)
+            return self._nodes
 
     async def _worker_is_dead(self) -> bool:
         """Whether prompts have waited with none running since an earlier check, longer than a start takes, or one runs
