@@ -6,7 +6,7 @@ COPY --from=ghcr.io/astral-sh/uv:0.13.9 /uv /usr/local/bin/uv
 ENV UV_COMPILE_BYTECODE=1 UV_LINK_MODE=copy UV_PYTHON_DOWNLOADS=never
 WORKDIR /opt/hybrid-video
 COPY pyproject.toml uv.lock README.md LICENSE ./
-RUN uv sync --frozen --no-dev --extra studio --no-install-project
+RUN uv sync --frozen --no-dev --extra studio --extra observability --no-install-project
 # What the wheel is made of (pyproject.toml, tool.hatch.build.targets.wheel).
 COPY prefect.yaml prefect.yaml
 COPY src src
@@ -14,7 +14,7 @@ COPY flows flows
 COPY tasks tasks
 COPY dashboard dashboard
 # Installed as a wheel: nothing of the environment points back into the sources.
-RUN uv sync --frozen --no-dev --extra studio --no-editable
+RUN uv sync --frozen --no-dev --extra studio --extra observability --no-editable
 
 FROM python:3.11.14-slim-bookworm
 RUN useradd --create-home --uid 1000 hybrid && install -d -o hybrid -g hybrid /data /clips

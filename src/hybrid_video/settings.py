@@ -672,8 +672,12 @@ GROUPS: tuple[type[_Group], ...] = (
     DashboardSettings,
     ApiSettings,
     LogSettings,
+    ObservingSettings,
 )
-_NAMES = ("comfyui", "runpod", "pods", "gemini", "routing", "storage", "schedule", "dashboard", "api", "log")
+_NAMES = (
+    *("comfyui", "runpod", "pods", "gemini", "routing", "storage", "schedule", "dashboard", "api", "log"),
+    "observing",
+)
 """The keyword of each group in `Settings`, in the order of `GROUPS`."""
 
 
