@@ -675,7 +675,16 @@ GROUPS: tuple[type[_Group], ...] = (
     ObservingSettings,
 )
 _NAMES = (
-    *("comfyui", "runpod", "pods", "gemini", "routing", "storage", "schedule", "dashboard", "api", "log"),
+    "comfyui",
+    "runpod",
+    "pods",
+    "gemini",
+    "routing",
+    "storage",
+    "schedule",
+    "dashboard",
+    "api",
+    "log",
     "observing",
 )
 """The keyword of each group in `Settings`, in the order of `GROUPS`."""

@@ -174,5 +174,6 @@ def test_every_field_has_a_variable_and_a_description() -> None:
             assert info.description, f"{group.__name__}.{field}"
             names.append(variable_name(group, field))
     assert len(names) == len(set(names))
-    assert all(name.startswith("HYBRID_VIDEO_") or name.endswith("_API_KEY") for name in names)
+    # The collector's address has the name that the OpenTelemetry specification gives it.
+    assert all(name.startswith(("HYBRID_VIDEO_", "OTEL_EXPORTER_")) or name.endswith("_API_KEY") for name in names)
     assert not set(names) - {"HYBRID_VIDEO_HOME"} & set(os.environ)
