@@ -12,7 +12,7 @@ from hybrid_video.planner import Resource
 from hybrid_video.waiting import Waiting
 
 SLACK = 0.5
-"""Share of the shortest service time that a batch without a deadline may take longer."""
+"""Share of the shortest service time that a batch with a budget alone may take longer than the budget can buy."""
 
 GUARD = 0.6
 """Share of the longest service time kept in hand, so that about 95 of 100 batches are on time."""
@@ -78,8 +78,9 @@ def horizon(goal: Goal, waiting: Waiting, lanes: Sequence[LaneState], pace: Mapp
     """Seconds from now to plan for: the goal's, or the nearest feasible one.
 
     A deadline is planned with 0.6 of the longest service time in hand; a budget gives the shortest time it can pay for.
-    With both, the budget holds and the deadline is met as nearly as it allows. Without a deadline half of the shortest
-    service time is added.
+    With both, the budget holds and the deadline is met as nearly as it allows. A budget alone adds half of the shortest
+    service time. With neither it is the end of the plan whose time and money are worth least: more would leave backends
+    idle at the end that are worth their price.
 
     Args:
         pace: how many times longer than quoted clips take, per backend, where that was observed.
@@ -95,10 +96,9 @@ def horizon(goal: Goal, waiting: Waiting, lanes: Sequence[LaneState], pace: Mapp
             wanted = max(wanted, plan.duration_s) if plan else math.inf
         feasible = wanted > 0 and sum(resource.capacity(min(wanted, 1e9)) for resource in resources) >= jobs
         return wanted if feasible else max(wanted, planner.shortest(resources, jobs).duration_s)
-    if goal.budget_usd is not None:
-        plan = planner.within_budget(resources, jobs, goal.budget_usd)
-    else:
-        plan = planner.balanced(resources, jobs, goal.value_of_time_usd_per_h)
+    if goal.budget_usd is None:
+        return planner.balanced(resources, jobs, goal.value_of_time_usd_per_h).duration_s
+    plan = planner.within_budget(resources, jobs, goal.budget_usd)
     # Nobody asked for this very second: without some slack, a lane that runs a little late would send the last
     # jobs to the dearest backend to save it.
     return plan.duration_s + SLACK * min(resource.service_s for resource in resources) if plan else math.inf

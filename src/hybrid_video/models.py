@@ -386,6 +386,8 @@ class Lane(Model):
     """One place that makes one clip at a time: a ComfyUI process, a serverless worker, a concurrent vendor call.
 
     `ahead` is how many further prompts it may hold behind the running one (ComfyUI: 1, so the GPU never waits).
+    `start_s` is expected until its first clip can begin (a worker that is not up yet), `turn_s` between the end of one
+    clip and the start of the next (where the end is only seen at the next look). Both are seconds of our clock.
     """
 
     id: str
@@ -393,6 +395,8 @@ class Lane(Model):
     tier: Tier
     gpu: str = ""
     ahead: int = Field(0, ge=0, le=4)
+    start_s: float = Field(0.0, ge=0)
+    turn_s: float = Field(0.0, ge=0)
 
 
 class WorkOrder(Model):

@@ -170,10 +170,10 @@ def test_an_impossible_deadline_becomes_the_shortest_possible_time() -> None:
 
 
 def test_without_a_goal_the_value_of_time_decides() -> None:
-    """Neither deadline nor budget: the kink of the frontier, and half the shortest service time (2.5 s)."""
+    """Neither deadline nor budget: the kink of the frontier, to the second."""
     groups, lanes = dispatcher.grouped(HUNDRED), free_lanes(**SEED_LANES)
-    assert dispatcher.horizon(Goal(), groups, lanes) == 192.5
-    assert dispatcher.horizon(Goal(value_of_time_usd_per_h=0), groups, lanes) == 342.5
+    assert dispatcher.horizon(Goal(), groups, lanes) == 190
+    assert dispatcher.horizon(Goal(value_of_time_usd_per_h=0), groups, lanes) == 340
 
 
 def test_nothing_to_do_or_nowhere_to_do_it_is_no_assignment() -> None:

@@ -76,6 +76,31 @@ def test_a_worker_starts_once_and_not_for_every_clip() -> None:
     assert (found.starts, found.start_usd) == (5, Decimal("0.105"))
 
 
+def test_only_workers_that_are_not_up_are_started() -> None:
+    """One of three workers is up: the quotes are warm, yet two slots begin 12 s later, and their starts are named."""
+    warm = SEED_QUOTES["cloud"].model_copy(
+        update={"service_s": 20.0, "service_p90_s": 20.0, "rate_usd_per_s": Decimal("0.0003")}
+    )
+    offer = Candidate(backend="cloud", tier=Tier.CLOUD, quote=warm)
+    shots = [Shot(job(f"shot-{n}"), 1, EffectivePreferences(), offers=(offer,)) for n in range(8)]
+    lanes = [Lane(id=f"cloud-{n}", backend="cloud", tier=Tier.CLOUD, start_s=12.0 * (n > 0)) for n in range(3)]
+    found = forecast("film", shots, lanes, deadline_s=None, budget_usd=None, value_of_time_usd_per_h=10)
+    assert found is not None
+    assert found.planned_s == pytest.approx(12 + 3 * 20)
+    assert (found.starts, found.start_usd) == (2, 2 * 12 * Decimal("0.0003"))
+
+
+def test_the_wait_for_the_next_look_belongs_to_every_clip() -> None:
+    """A worker that is looked at every 4 s is seen free 2 s late: ten clips of 20 s on one take 220 s, not 200."""
+    quote = SEED_QUOTES["cloud"].model_copy(update={"service_s": 20.0, "service_p90_s": 20.0})
+    offer = Candidate(backend="cloud", tier=Tier.CLOUD, quote=quote)
+    shots = [Shot(job(f"shot-{n}"), 1, EffectivePreferences(), offers=(offer,)) for n in range(10)]
+    lanes = [Lane(id="cloud-0", backend="cloud", tier=Tier.CLOUD, turn_s=2.0)]
+    found = forecast("film", shots, lanes, deadline_s=None, budget_usd=None, value_of_time_usd_per_h=10)
+    assert found is not None
+    assert found.planned_s == pytest.approx(220)
+
+
 def test_jobs_that_prefer_a_tier_are_counted_there_and_the_others_get_what_is_left() -> None:
     """Twelve of forty shots prefer Google: its ten slots make two rounds of them; the rest goes as it would alone."""
     shots = seed_shots(40)

@@ -22,26 +22,36 @@ from hybrid_video.pricing.timings import PROBES
 def pool_of(shots: Sequence[Shot], lanes: Sequence[Lane]) -> tuple[PoolLine, ...]:
     """The kinds of slots that the jobs may use, each with the mean of its quotes.
 
-    A quote's time counts the start of a worker; in a batch only the first clip of each slot waits for it.
+    A quote's time counts the start of a worker; in a batch only the first clip of each slot waits for it, and none
+    where a worker is up already.
     """
-    slots = Counter(lane.backend for lane in lanes)
+    places: dict[str, list[Lane]] = {}
+    for lane in lanes:
+        places.setdefault(lane.backend, []).append(lane)
     quotes: dict[str, list[Quote]] = {}
     for shot in shots:
         for key, quote in shot.open_offers.items():
-            if slots[key]:
+            if key in places:
                 quotes.setdefault(key, []).append(quote)
-    return tuple(
-        PoolLine(
-            backend=key,
-            tier=mine[0].tier,
-            slots=slots[key],
-            service_s=sum(quote.service_s - quote.cold_start_s for quote in mine) / len(mine),
-            price_usd=mean_usd([quote.amount_usd for quote in mine]),
-            start_s=max(quote.cold_start_s for quote in mine),
-            cv=max(_scatter(quote) for quote in mine),
-            start_usd=max(quote.start_usd for quote in mine),
-        )
-        for key, mine in quotes.items()
+    return tuple(_line(key, places[key], mine) for key, mine in quotes.items())
+
+
+def _line(key: str, lanes: Sequence[Lane], mine: Sequence[Quote]) -> PoolLine:
+    """One kind of slot. Flat times of a price list hold whatever starts and waits."""
+    flat = not any(quote.service_p90_s for quote in mine)
+    lane_start_s = 0.0 if flat else max(lane.start_s for lane in lanes)
+    start_s = max(lane_start_s, *(quote.cold_start_s for quote in mine))
+    return PoolLine(
+        backend=key,
+        tier=mine[0].tier,
+        slots=len(lanes),
+        service_s=sum(quote.service_s - quote.cold_start_s for quote in mine) / len(mine),
+        price_usd=mean_usd([quote.amount_usd for quote in mine]),
+        start_s=start_s,
+        up=sum(not lane.start_s for lane in lanes) if lane_start_s else 0,
+        turn_s=0.0 if flat else max(lane.turn_s for lane in lanes),
+        cv=max(_scatter(quote) for quote in mine),
+        start_usd=max(quote.start_usd or _start_usd(quote, lane_start_s) for quote in mine),
     )
 
 
@@ -51,9 +61,9 @@ def resources_of(pool: Sequence[PoolLine]) -> list[Resource]:
         Resource(
             line.backend,
             line.slots,
-            line.service_s,
+            line.service_s + line.turn_s,
             line.price_usd,
-            (line.start_s,) * line.slots if line.start_s else (),
+            (0.0,) * line.up + (line.start_s,) * (line.slots - line.up) if line.start_s else (),
         )
         for line in pool
         if line.slots
@@ -179,6 +189,12 @@ class _Goal(TypedDict):
     deadline_s: float | None
     budget_usd: Decimal | None
     value_of_time_usd_per_h: float
+
+
+def _start_usd(quote: Quote, start_s: float) -> Decimal:
+    """What starting a worker is billed, where the quote found one up and others are needed; whole vendor's seconds."""
+    per_s = quote.rate_usd_per_s / Decimal(str(quote.time_scale))
+    return per_s * math.ceil(start_s * quote.time_scale)
 
 
 def _scatter(quote: Quote) -> float:

@@ -22,6 +22,8 @@ class PoolLine(Model):
     service_s: float = Field(ge=0)
     price_usd: Usd = Field(ge=0)
     start_s: float = Field(0.0, ge=0, description="Before its first clip a slot takes so long to start.")
+    up: int = Field(0, ge=0, description="Slots that need no start.")
+    turn_s: float = Field(0.0, ge=0, description="Between two clips a slot waits so long to be seen free.")
     cv: float = Field(0.0, ge=0, description="How much a clip's time scatters (coefficient of variation).")
     start_usd: Usd = Field(
         Decimal(0), ge=0, description="What starting one slot is billed to the endpoint, beside the jobs."
@@ -47,13 +49,15 @@ class Forecast(Model):
     @property
     def starts(self) -> int:
         """Workers that have to be started for it."""
-        return sum(min(line.slots, self.split.get(line.backend, 0)) for line in self.pool if line.start_s)
+        return sum(self._starts(line) for line in self.pool if line.start_s)
 
     @property
     def start_usd(self) -> Decimal:
         """What those starts are expected to cost: on the vendor's bill, in no job's cost and not in `planned_usd`."""
-        used = ((line, min(line.slots, self.split.get(line.backend, 0))) for line in self.pool)
-        return sum((count * line.start_usd for line, count in used), Decimal(0))
+        return sum((self._starts(line) * line.start_usd for line in self.pool), Decimal(0))
+
+    def _starts(self, line: PoolLine) -> int:
+        return max(0, min(line.slots, self.split.get(line.backend, 0)) - line.up)
 
     @property
     def complete(self) -> bool:

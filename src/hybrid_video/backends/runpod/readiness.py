@@ -8,7 +8,7 @@ endpoint-configurations), or when every worker is throttled because its GPU type
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from hybrid_video.backends.runpod.jobs import EndpointHealth
@@ -79,6 +79,12 @@ class EndpointWatch:
             up = True
         self._out.add(lane)
         return up
+
+    def up(self, lanes: Sequence[str]) -> set[str]:
+        """Lanes for which a worker is up, the spare ones given to the first that have none."""
+        found = self._recent() & set(lanes)
+        others = [lane for lane in lanes if lane not in found and lane not in self._out]
+        return found | set(others[: self._spare])
 
     def ran(self, lane: str, *, over: bool = False) -> None:
         """A lane's job has just been seen running, or (over) to have run: its worker is up."""

@@ -16,7 +16,7 @@ from typing import Literal
 from hybrid_video.backends.base import BackendContext, CancelOutcome, ProgressCallback
 from hybrid_video.backends.runpod import delivery
 from hybrid_video.backends.runpod.jobs import FINAL, RESULT_KEPT_S, JobsClient, RemoteJob
-from hybrid_video.backends.runpod.readiness import EndpointWatch
+from hybrid_video.backends.runpod.readiness import COLD_START_S, EndpointWatch
 from hybrid_video.backends.runpod.requests import body_for, plan_for, refusal_of
 from hybrid_video.backends.runpod.transport import RunPodHttp, key_of
 from hybrid_video.backends.runpod.verdicts import clip_of, failure_of, lost_contact, overdue, progress_of
@@ -71,6 +71,7 @@ class ServerlessBackend:
         self._patience_s = outage_patience_s
         self._client: JobsClient | None = None
         self._endpoint = EndpointWatch()
+        self._lanes: tuple[frozenset[str], tuple[Lane, ...]] | None = None
 
     async def start(self) -> None:
         """Asks the endpoint how it is, which also proves key and endpoint id."""
@@ -87,11 +88,20 @@ class ServerlessBackend:
             await client.close()
 
     def lanes(self) -> tuple[Lane, ...]:
-        """One lane for each worker the endpoint may start."""
-        return tuple(
-            Lane(id=f"{KEY}/{number}", backend=KEY, tier=self.tier, gpu=self._settings.gpu)
-            for number in range(1, self._settings.max_workers + 1)
-        )
+        """One lane for each worker the endpoint may start, with what that takes where none is up for it."""
+        ids = [f"{KEY}/{number}" for number in range(1, self._settings.max_workers + 1)]
+        up = frozenset(self._endpoint.up(ids))
+        if self._lanes is None or self._lanes[0] != up:
+            gpu, published_s = self._settings.gpu, COLD_START_S
+            start_s = self._quoter.timings.cold_start_s(backend=KEY, gpu=gpu, published_s=published_s)
+            start_s /= self._quoter.time_scale
+            turn_s = self._settings.poll_interval_s / 2
+            made = (
+                Lane(id=i, backend=KEY, tier=self.tier, gpu=gpu, start_s=0.0 if i in up else start_s, turn_s=turn_s)
+                for i in ids
+            )
+            self._lanes = (up, tuple(made))
+        return self._lanes[1]
 
     def capabilities(self) -> Capabilities:
         """Whatever ComfyUI can do; the models on the endpoint cannot be asked for."""
