@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hybrid_video.backends.runpod.pods import PodsClient
 from hybrid_video.engine.session import opened
-from hybrid_video.ledger.copying import backup, backup_name, prune_backups
+from hybrid_video.ledger.copying import backup, backup_name, prune_backups, prune_journal
 from hybrid_video.ledger.pruning import Pruned, compact, prunable, prune
 from hybrid_video.models import utc_now
 from hybrid_video.pricing.refresh import Refresh, compare, load_prices, prices_folder, write
@@ -66,5 +66,6 @@ def back_up(settings: Settings, *, keep: int = BACKUPS_KEPT) -> Path:
     path = folder / backup_name(utc_now())
     with opened(settings) as (ledger, _history):
         backup(ledger, path)
-    prune_backups(folder, keep)
+        prune_backups(folder, keep)
+        prune_journal(ledger, folder)
     return path

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -113,3 +117,98 @@ def test_a_batch_waits_for_the_bill_of_its_pods(ledger: Ledger, history: History
     report = verify(ledger)
     assert (report.pod_difference_usd, report.pod_billed_usd) == (Decimal(0), Decimal("0.0823"))
     assert [finding for finding in report.findings if finding.serious] == []
+
+
+# -- space -------------------------------------------------------------------------------------------------------------
+
+
+def many_old_batches(ledger: Ledger, owner: Owner, folder: Path, count: int = 12) -> None:
+    """Finished long ago, in the history, some kilobytes each."""
+    for number in range(count):
+        name = f"long-ago-{number}"
+        ledger.register(make_batch(name, 4), out_dir=folder)
+        for shot in range(4):
+            make_done(ledger, make_order(name, job(f"shot-{shot}")), owner, "0.01")
+        ledger.finish_batch(name)
+    ledger.release(owner)
+    with ledger.writing() as connection:
+        mine = t.batches.c.name.startswith("long-ago")
+        connection.execute(sa.update(t.batches).where(mine).values(finished_at=utc_now() - 2 * YEAR))
+        connection.execute(sa.update(t.attempts).values(in_history=True))
+
+
+def folded_size(path: Path) -> int:
+    """Size of a ledger's file with its log folded in."""
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return path.stat().st_size
+
+
+def free_pages(path: Path) -> int:
+    """Pages of a file that hold nothing."""
+    with closing(sqlite3.connect(path)) as connection:
+        return int(connection.execute("PRAGMA freelist_count").fetchone()[0])
+
+
+def test_space_is_given_back_while_a_batch_is_made(tmp_path: Path) -> None:
+    """Whoever writes meanwhile loses nothing and never waits for long; pruning again changes nothing."""
+    path = tmp_path / "ledger.sqlite3"
+    shots = tuple(job(f"busy-{number}") for number in range(100))
+    with closing(Ledger.open(path)) as ledger:
+        owner, busy = Owner(tmp_path / "old"), Owner(tmp_path / "busy")
+        many_old_batches(ledger, owner, tmp_path)
+        ledger.register(make_batch("now", shots), out_dir=tmp_path)
+        waits: list[float] = []
+        stop = threading.Event()
+
+        def make() -> None:
+            with closing(Ledger.open(path)) as other:
+                for shot in shots:
+                    if stop.is_set():
+                        return
+                    began = time.monotonic()
+                    make_done(other, make_order("now", shot), busy, "0.01")
+                    waits.append(time.monotonic() - began)
+
+        maker = threading.Thread(target=make)
+        maker.start()
+        try:
+            gone = prune(ledger, utc_now() - YEAR)
+            freed = free_pages(path)
+            assert compact(ledger)
+            assert prune(ledger, utc_now() - YEAR).batches == ()
+            assert compact(ledger)
+        finally:
+            stop.set()
+            maker.join()
+        owner.close()
+        busy.close()
+        report = verify(ledger)
+        assert len(gone.batches) == 12
+        assert report.ok, report.findings
+        assert report.settled_usd == Decimal("0.01") * (48 + len(waits))
+        assert waits
+        assert max(waits) < 10
+        assert freed > 20
+        assert free_pages(path) < freed / 2
+
+
+def test_an_older_file_is_written_anew_only_while_nothing_runs(tmp_path: Path) -> None:
+    """It was made without the means to give space back bit by bit, and writing it anew holds everybody up."""
+    path = tmp_path / "ledger.sqlite3"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("CREATE TABLE something (x)")  # the mode of a file is decided with its first table
+    owner = Owner(tmp_path / "old")
+    with closing(Ledger.open(path)) as ledger:
+        many_old_batches(ledger, owner, tmp_path)
+        ledger.register(make_batch("now", 1), out_dir=tmp_path)
+        full = folded_size(path)
+        assert len(prune(ledger, utc_now() - YEAR).batches) == 12
+        assert ledger.claim("now", "shot-0", owner)
+        assert compact(ledger) is False
+        ledger.release(owner)
+        assert compact(ledger)
+        assert verify(ledger).ok
+    owner.close()
+    assert folded_size(path) < full * 0.8

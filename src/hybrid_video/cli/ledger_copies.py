@@ -27,13 +27,12 @@ from hybrid_video.ledger.copying import (
     backup_name,
     copy,
     inspect,
-    oldest_backup,
     prune_backups,
+    prune_journal,
     refuse_running,
 )
 from hybrid_video.ledger.copying import backup as write_backup
 from hybrid_video.ledger.copying import restore as read_backup
-from hybrid_video.ledger.gaps import MARGIN as JOURNAL_MARGIN
 from hybrid_video.ledger.gaps import close_by_word, open_gap
 from hybrid_video.ledger.pruning import Pruned, compact, prunable
 from hybrid_video.ledger.pruning import prune as prune_ledger
@@ -62,9 +61,7 @@ def backup(
     with contextlib.closing(open_ledger(settings)) as ledger:
         copied = write_backup(ledger, path)
         gone = [] if file else prune_backups(folder, keep)
-        oldest = None if file else oldest_backup(folder)
-        if ledger.journal is not None and oldest is not None:
-            ledger.journal.prune(oldest - JOURNAL_MARGIN)
+        prune_journal(ledger, folder)
     _say(f"backup written to {str(path)!r}", copied)
     if gone:
         console.print(f"{len(gone)} older backups deleted; the newest {keep} are kept")

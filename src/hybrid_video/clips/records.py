@@ -52,7 +52,7 @@ class ClipRecord(_Read):
     gpu: str = ""
     simulated: bool = False
     receipt: Receipt | None = None
-    """None in records of versions before 0.2: the attempt cannot be written into a ledger again from those."""
+    """None in records of earlier versions: the attempt cannot be written into a ledger again from those."""
     clip: Clip
 
 

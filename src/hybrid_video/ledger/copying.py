@@ -161,10 +161,12 @@ def prune_backups(folder: Path, keep: int) -> list[Path]:
     return gone
 
 
-def oldest_backup(folder: Path) -> datetime | None:
-    """When the oldest dated backup of a folder was taken."""
-    times = [found for path in sorted(folder.glob(PATTERN)) if (found := _named_time(path)) is not None]
-    return min(times, default=None)
+def prune_journal(ledger: Ledger, folder: Path) -> list[Path]:
+    """Deletes the days of the journal that even the oldest dated backup of a folder does not need."""
+    times = [found for path in folder.glob(PATTERN) if (found := _named_time(path)) is not None]
+    if ledger.journal is None or not times:
+        return []
+    return ledger.journal.prune(min(times) - gaps.MARGIN)
 
 
 def refuse_running(connection: Connection) -> None:

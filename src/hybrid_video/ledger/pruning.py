@@ -7,6 +7,7 @@ and the history, which holds each attempt for the charts.
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,11 +17,17 @@ from decimal import Decimal
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from hybrid_video.errors import ConfigurationError
 from hybrid_video.ledger import schema as t
+from hybrid_video.ledger.copying import refuse_running
 from hybrid_video.ledger.gaps import carry
 from hybrid_video.ledger.states import OPEN
 from hybrid_video.ledger.store import OVER, Ledger
 from hybrid_video.models import utc_now
+
+INCREMENTAL = 2
+PAGES_AT_ONCE = 500
+PAUSE_S = 0.01
 
 
 @dataclass(frozen=True)
@@ -56,12 +63,33 @@ def prune(ledger: Ledger, before: datetime) -> Pruned:
     return Pruned(tuple(names), jobs, attempts, settled)
 
 
-def compact(ledger: Ledger) -> None:
-    """Gives the space of deleted rows back to the disk. SQLite only; others are held up while it runs."""
-    if ledger.raw().dialect.name == "sqlite":
-        with ledger.raw().connect() as connection:
+def compact(ledger: Ledger) -> bool:
+    """Gives the space of deleted rows back to the disk, a little at a time, so that nobody waits for long.
+
+    Files made by earlier versions cannot do that: they are written anew once, when no batch is being made.
+
+    Returns:
+        Whether the space was given back. PostgreSQL does that by itself.
+    """
+    if ledger.raw().dialect.name != "sqlite":
+        return True
+    with ledger.raw().connect() as connection:
+        if connection.exec_driver_sql("PRAGMA auto_vacuum").scalar() != INCREMENTAL:
+            try:
+                refuse_running(connection)
+            except ConfigurationError:
+                return False
+            connection.rollback()
+            connection.exec_driver_sql("PRAGMA auto_vacuum=INCREMENTAL")
             connection.exec_driver_sql("VACUUM")
-            connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+        while connection.exec_driver_sql("PRAGMA freelist_count").scalar():
+            cursor = connection.connection.cursor()
+            cursor.execute(f"PRAGMA incremental_vacuum({PAGES_AT_ONCE})")
+            cursor.fetchall()  # a page is given back with every step, although no row comes
+            cursor.close()
+            time.sleep(PAUSE_S)
+        connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)")
+    return True
 
 
 def _prunable(connection: Connection, before: datetime, name: str | None = None) -> tuple[str, ...]:
@@ -73,6 +101,8 @@ def _prunable(connection: Connection, before: datetime, name: str | None = None)
     needed = sa.select(a.batch).where(
         a.state.in_([state.value for state in OPEN]) | sa.not_(a.in_history) | a.lane.in_(unsettled_pods)
     )
+    if name is not None:  # asked again within the transaction that deletes: it must not read the whole ledger
+        busy_jobs, needed = busy_jobs.where(j.batch == name), needed.where(a.batch == name)
     query = (
         sa.select(b.name)
         .where(b.finished_at < before, b.pruned_at.is_(None), b.name.not_in(busy_jobs), b.name.not_in(needed))

@@ -48,7 +48,11 @@ __all__ = ["Balance", "Caps", "JobCancelledError", "JobRow", "JobTakenError", "L
 
 LEASE = timedelta(seconds=30)
 BUSY_TIMEOUT_S = 20.0
+LOG_LIMIT_BYTES = 32_000_000
+"""A write-ahead log that grew behind a long reader is cut down to this as soon as it is empty again."""
 OPENING_PAUSE_S = (0.02, 0.2)
+SERVER_PATIENCE_S = 20.0
+"""Less than a lease: whoever waits longer may have lost his jobs."""
 RECEIPTS = frozenset({AttemptState.SUBMITTED, AttemptState.RUNNING})
 """States that only add what is known of an attempt; every process may store them."""
 OVER = frozenset({JobState.DONE, JobState.FAILED, JobState.CANCELLED})
@@ -584,7 +588,7 @@ class Ledger:
 
     @contextmanager
     def _read(self) -> Iterator[Connection]:
-        with _translated(), self._engine.connect() as connection:
+        with _translated(), self._connected() as connection:
             yield connection
 
     @contextmanager
@@ -594,8 +598,23 @@ class Ledger:
         write_later(self._journal, later)
 
     @contextmanager
+    def _connected(self) -> Iterator[Connection]:
+        """A connection. A server that is being started again is waited for: nothing has been begun yet."""
+        deadline = time.monotonic() + SERVER_PATIENCE_S
+        while True:
+            try:
+                connection = self._engine.connect()
+                break
+            except OperationalError:
+                if self._engine.dialect.name == "sqlite" or time.monotonic() > deadline:
+                    raise
+                time.sleep(random.uniform(*OPENING_PAUSE_S))  # noqa: S311 - not all at once
+        with connection:
+            yield connection
+
+    @contextmanager
     def _transaction(self) -> Iterator[Connection]:
-        with self._engine.connect() as connection:
+        with self._connected() as connection:
             if connection.dialect.name == "sqlite":
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
             try:
@@ -677,7 +696,9 @@ def _sqlite(path: Path) -> Engine:
     def _pragmas(connection: Any, _record: Any) -> None:
         connection.isolation_level = None  # we say BEGIN ourselves: the driver's implicit one is deferred
         cursor = connection.cursor()
+        cursor.execute("PRAGMA auto_vacuum=INCREMENTAL")  # of a new file: space can be given back bit by bit
         cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute(f"PRAGMA journal_size_limit={LOG_LIMIT_BYTES}")
         cursor.execute("PRAGMA synchronous=FULL")
         cursor.execute("PRAGMA foreign_keys=ON")
         cursor.close()
