@@ -8,8 +8,8 @@ from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 
-SECTIONS = {"how-to": "How-to", "decisions": "Decisions", "": "Explanation"}
-"""Folder below docs/ to the section its pages belong to."""
+SECTIONS = {"schedules.md": "How-to", "how-to": "How-to", "decisions": "Decisions", "": "Explanation"}
+"""Page, or folder below docs/, to the section it belongs to."""
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -20,8 +20,9 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     for path in sorted(docs.rglob("*.md")):
         page = path.relative_to(docs).as_posix()
         folder = page.rpartition("/")[0]
-        if page not in named and folder in SECTIONS:
-            _section(config.nav, SECTIONS[folder]).append(page)
+        title = SECTIONS.get(page, SECTIONS.get(folder))
+        if page not in named and title is not None:
+            _section(config.nav, title).append(page)
     return config
 
 
