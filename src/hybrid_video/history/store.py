@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -156,7 +157,7 @@ class History:
             connection.execute("commit")
         ledger.mark_recorded([], recorded=False)
         made = self._copy(ledger)
-        draft = self._version_file.with_suffix(f".{os.getpid()}")
+        draft = self._version_file.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
         draft.write_text(f"{VERSION}\n", encoding="ascii")
         draft.replace(self._version_file)
         return made
