@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
+from functools import lru_cache
 from html import escape
 from pathlib import Path
 
@@ -13,7 +15,8 @@ from dashboard_parts.address import pick
 from dashboard_parts.look import markup, style
 from dashboard_parts.session import LANGUAGE_KEY, browser_language, settings, show_flashes, words
 from dashboard_parts.states import guarded
-from hybrid_video import __version__, observing
+from hybrid_video import __version__, logs, observing
+from hybrid_video.errors import HybridVideoError
 from hybrid_video.settings import Settings
 from hybrid_video.wording import LANGUAGES
 
@@ -27,7 +30,7 @@ PAGES = {
 
 def run() -> None:
     """The router: shows the page that the address names."""
-    observing.start("dashboard", strict=False)
+    _begin()
     w = words()
     st.set_page_config(page_title=w("app.name"), page_icon=str(ASSETS / "icon.png"), layout="wide")
     st.logo(str(ASSETS / "logo.svg"), icon_image=str(ASSETS / "icon.png"), size="large")
@@ -55,6 +58,14 @@ def run() -> None:
     _sidebar(found)
     show_flashes()
     page.run()
+
+
+@lru_cache(maxsize=1)
+def _begin() -> None:
+    """Once in the server's process: log lines and reports, as the environment says."""
+    with suppress(HybridVideoError):  # wrong settings are told by the page
+        logs.configure()
+    observing.start("dashboard", strict=False)
 
 
 def header(title: str, subtitle: str) -> None:

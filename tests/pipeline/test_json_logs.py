@@ -121,6 +121,13 @@ def test_api_and_watcher(logging_project: Project) -> None:
     assert any(line["logger"].startswith("hybrid_video.watcher") for line in lines_of(ended[1].err))
 
 
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+    """A lean Prefect server."""
+    with PrefectServer(tmp_path_factory.mktemp("prefect"), lean=True) as running:
+        yield running
+
+
 @pytest.fixture
 def collector() -> Iterator[Receiver]:
     """An OpenTelemetry collector."""
@@ -131,29 +138,28 @@ def collector() -> Iterator[Receiver]:
 @pytest.mark.xdist_group("prefect")
 @pytest.mark.timeout(240)
 def test_a_worker_writes_lines_and_one_trace_leads_from_its_flow_to_the_vendor(
-    logging_project: Project, farm: Servers, collector: Receiver
+    logging_project: Project, farm: Servers, collector: Receiver, server: PrefectServer
 ) -> None:
     """Prefect's server, worker and flow run as `hybrid-video up` starts them; the prompt is in no line and no span."""
     farm.fault(server="comfyui", operation="execute", action="oom", times=1)
     logging_project.set(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url)
     logs.configure()
-    home = logging_project.folder / "prefect"
     batch = json.loads(shots(logging_project).read_text())
-    with PrefectServer(home, lean=True) as server:
-        create_pools(server.url)
-        deploy(server.url, project_dir(), home=home)
-        with PrefectWorker("local-gpu", server.url, logging_project.folder, home=home, environment=dict(os.environ)):
-            deployment = call(server.url, "GET", "/deployments/name/generate-batch/local-gpu")
-            body = {"parameters": {"batch": batch, "out_dir": str(logging_project.out)}}
-            run = call(server.url, "POST", f"/deployments/{deployment['id']}/create_flow_run", body)
+    create_pools(server.url)
+    deploy(server.url, project_dir(), home=server.home)
+    home, folder = server.home, logging_project.folder
+    with PrefectWorker("local-gpu", server.url, folder, home=home, environment=dict(os.environ)):
+        deployment = call(server.url, "GET", "/deployments/name/generate-batch/local-gpu")
+        body = {"parameters": {"batch": batch, "out_dir": str(logging_project.out)}}
+        run = call(server.url, "POST", f"/deployments/{deployment['id']}/create_flow_run", body)
 
-            def ended() -> bool:
-                state = call(server.url, "GET", f"/flow_runs/{run['id']}")["state"]
-                return state is not None and state["type"] in ("COMPLETED", "FAILED", "CRASHED")
+        def ended() -> bool:
+            state = call(server.url, "GET", f"/flow_runs/{run['id']}")["state"]
+            return state is not None and state["type"] in ("COMPLETED", "FAILED", "CRASHED")
 
-            until("the flow run is over", ended, 120)
-            assert call(server.url, "GET", f"/flow_runs/{run['id']}")["state"]["type"] == "COMPLETED"
-        text = (home / "worker-local-gpu.log").read_text()
+        until("the flow run is over", ended, 120)
+        assert call(server.url, "GET", f"/flow_runs/{run['id']}")["state"]["type"] == "COMPLETED"
+    text = (home / "worker-local-gpu.log").read_text()
     # Prefect's worker prints two or three sentences of its own past all logging; every log line is an object.
     spoken = [line for line in text.splitlines() if line and not line.startswith("{")]
     assert len(spoken) <= 5, spoken
@@ -163,6 +169,42 @@ def test_a_worker_writes_lines_and_one_trace_leads_from_its_flow_to_the_vendor(
     assert {"prefect.flow_runs", "prefect.task_runs"} <= {line["logger"] for line in lines}
     assert PROMPT not in text
     check_trace(collector)
+
+
+DEFECT = """
+import os, sys
+if os.environ.get("PLANT_A_DEFECT") and "generate_batch" in " ".join(sys.orig_argv):
+    from hybrid_video.engine import attempts
+
+    def check_clip(*_, **__):
+        raise RuntimeError("no idea what to do with 'it'")
+
+    attempts.check_clip = check_clip
+"""
+
+
+@pytest.mark.xdist_group("prefect")
+@pytest.mark.timeout(240)
+def test_a_defect_in_a_flow_is_reported_with_its_attempt(
+    logging_project: Project, collector: Receiver, server: PrefectServer
+) -> None:
+    """From the flow's process, before it ends, with part, batch, job, attempt and backend, and nothing private."""
+    project, sentry = logging_project, collector
+    project.write("planted/sitecustomize.py", DEFECT)
+    project.set(HYBRID_VIDEO_SENTRY_DSN=sentry.dsn, PREFECT_API_URL=server.url, PREFECT_HOME=project.folder / "p")
+    project.set(PLANT_A_DEFECT="1", PYTHONPATH=project.folder / "planted")
+    batch = project.batch([{"prompt": PROMPT, "preferences": {"backend": "local"}}], name="night")
+    ended = project.start_run(batch, "--prefect").wait()
+    assert ended.code == 1, ended
+    lines_of(ended.err)
+    (event,) = sentry.events()
+    assert event["exception"]["values"][-1]["value"] == "no idea what to do with [withheld]"
+    about = {"batch": "night", "job": "s1", "attempt": "1", "backend": "comfyui"}
+    assert event["tags"] == {"part": "generate-batch", **about}
+    frames = event["exception"]["values"][-1]["stacktrace"]["frames"]
+    assert any(frame["in_app"] and frame["module"] == "hybrid_video.engine.attempts" for frame in frames)
+    for private in (PROMPT.encode(), str(project.folder).encode(), *(v.encode() for v in SECRETS.values())):
+        assert private not in sentry.everything
 
 
 def check_trace(collector: Receiver) -> None:

@@ -18,15 +18,18 @@ import pytest
 from hybrid_video import observing, redaction
 from hybrid_video.cli.output import guarded
 from hybrid_video.errors import ConfigurationError, FailureKind, InputError, TransientError
+from hybrid_video.ledger import Ledger, Owner
 from hybrid_video.logs import bound
 from hybrid_video.models import Batch
 from hybrid_video.observing import privacy, sentry, traces
-from hybrid_video.settings import ObservingSettings
+from hybrid_video.settings import ObservingSettings, Settings, StorageSettings
+from hybrid_video.watcher.loop import Duty, Watcher
 from tests.unit.api_rig import serving
 from tests.unit.engine_rig import ScriptedBackend, ran, small
 from tests.unit.observing_rig import Receiver, Span, receiving
 
 PROMPT = "A copper zeppelin drifts over the frozen harbour of Tallinn"
+UNSPACED = ("静かな夜の海を渡る船、月明かり", "เรือข้ามทะเลในคืนที่เงียบสงบ")
 KEY = "rpa_SENTINEL_for_observers_0001"
 WHERE = "/srv/clients/acme-secret-film/shots"
 PRIVATE = (b"zeppelin", b"harbour", b"SENTINEL", b"acme-secret", WHERE.encode(), str(Path.home()).encode())
@@ -118,11 +121,14 @@ def test_a_report_says_where_and_about_what_and_nothing_else(reports: Receiver) 
         (TypeError(f"cannot join {PROMPT!r}"), "cannot join [withheld]"),
         (UnicodeDecodeError("utf-8", PROMPT.encode(), 0, 1, "bad"), "[withheld]"),
         (ZeroDivisionError("division by zero"), "division by zero"),
+        (ValueError("vendor said: 夜の海を渡る船 again"), "vendor said: [text] again"),
+        (ValueError("vendor said: เรือข้ามทะเล again"), "vendor said: [text] again"),
     ],
 )
 def test_only_the_harmless_part_of_a_message_leaves(error: Exception, told: str) -> None:
     """Messages quote whatever they like; what stands in quotation marks, brackets and paths stays here."""
-    observing.keep_batch_private(Batch.model_validate({"name": "night", "jobs": [{"id": "s1", "prompt": PROMPT}]}))
+    jobs = [{"id": f"s{n}", "prompt": prompt} for n, prompt in enumerate((PROMPT, *UNSPACED))]
+    observing.keep_batch_private(Batch.model_validate({"name": "night", "jobs": jobs}))
     assert privacy.of_error(error) == told or (told == "[withheld]" and privacy.of_error(error).endswith(told))
     for private in PRIVATE[:4]:
         assert private.decode() not in privacy.of_error(error)
@@ -292,6 +298,52 @@ async def test_a_defect_in_a_run_names_its_attempt(
     assert str(tmp_path).encode() not in reports.everything
 
 
+async def test_the_watcher_reports_a_defect_of_a_duty_and_not_a_vendor_that_is_down(
+    reports: Receiver, tmp_path: Path
+) -> None:
+    """It goes on either way; Sentry learns of the defect alone."""
+    settings = Settings(storage=StorageSettings(home=tmp_path))
+    ledger, owner = Ledger.open(settings.storage.ledger_path), Owner(tmp_path)
+    errors: list[Exception] = [RuntimeError("a defect"), TransientError("x", kind=FailureKind.UNREACHABLE, backend="b")]
+
+    async def work() -> None:
+        raise errors.pop(0)
+
+    try:
+        watcher, duty = Watcher(settings, ledger, owner), Duty("health", 30.0, work)
+        for _ in range(2):
+            await watcher._do(duty)
+    finally:
+        owner.close()
+        ledger.close()
+    assert duty.failures == 2
+    observing.stop()
+    assert [event["exception"]["values"][-1]["value"] for event in reports.events()] == ["a defect"]
+
+
+def test_the_dashboard_reports_a_page_that_fails(reports: Receiver, tmp_path: Path) -> None:
+    """The visitor sees a sentence with a reference; Sentry the defect, without what the page was about."""
+    from streamlit.testing.v1 import AppTest
+
+    page = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parents[2] / "dashboard")!r})
+from dashboard_parts.states import guarded
+
+@guarded
+def page():
+    [][len({PROMPT!r})]
+
+page()
+"""
+    shown = AppTest.from_string(page, default_timeout=30).run()
+    assert not shown.exception
+    observing.stop()
+    (event,) = reports.events()
+    assert event["exception"]["values"][-1]["value"] == "list index out of range"
+    assert b"zeppelin" not in reports.everything
+
+
 # -- traces ------------------------------------------------------------------------------------------------------------
 
 TRACED_RUN = """
@@ -361,6 +413,34 @@ def test_a_batch_is_one_trace_with_every_step_of_every_attempt(server: Receiver,
     assert server.requests[0][1]["authorization"] == "Bearer collector-token"
     for private in (b"zeppelin", str(tmp_path).encode()):
         assert private not in server.everything
+
+
+def test_spans_of_prefect_lose_what_they_quote(server: Receiver) -> None:
+    """Its messages, exceptions and tracebacks hold vendors' texts, paths and keys; names and numbers stay."""
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+    from opentelemetry.trace import Status, StatusCode
+
+    redaction.register(KEY)
+    url = f"{server.url}/v1/traces"
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(traces.scrubbing(OTLPSpanExporter(endpoint=url), url)))
+    with provider.get_tracer("prefect").start_as_current_span("night (12 jobs)") as span:
+        span.set_attribute("prefect.run.name", "night (12 jobs)")
+        span.set_attribute("prefect.tags", ("a", "b"))
+        span.set_attribute("odd", f"Authorization: Bearer {KEY}")
+        span.add_event(
+            "Failed", {"prefect.state.message": f"blocked: '{PROMPT}' at {WHERE}", "prefect.state.type": "FAILED"}
+        )
+        span.record_exception(RuntimeError(f"no {PROMPT!r} in {WHERE}"))
+        span.set_status(Status(StatusCode.ERROR, f"blocked: '{PROMPT}'"))
+    provider.shutdown()
+    (sent,) = server.spans()
+    assert sent.attributes["prefect.run.name"] == sent.name == "night (12 jobs)"
+    assert (sent.failed, sent.why) == (True, "blocked: [withheld]")
+    for private in PRIVATE[:5]:
+        assert private not in server.everything, private
 
 
 def test_a_collector_that_is_down_is_one_warning_and_no_delay(tmp_path: Path) -> None:

@@ -25,7 +25,9 @@ _QUOTE = re.compile(r"(?<!\w)['\"`‘“«<{\[]|\n")
 _NAME = re.compile(r"(?<!\w)'([A-Za-z_][A-Za-z0-9_.]{0,60})'(?!\w)")
 _PATH = re.compile(r"\S*[\\/@]\S*")
 _FILE = re.compile(r"\S+\.(?:mp4|webm|webp|png|jpe?g|gif|json|ya?ml|csv|safetensors)\b", re.IGNORECASE)
-_WORD = re.compile(r"\w+")
+_UNSPACED = r"\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff"
+"""Thai, Lao, Japanese and Chinese put no spaces between words: each character counts as one."""
+_WORD = re.compile(rf"[{_UNSPACED}]|(?:(?![{_UNSPACED}])\w)+")
 _FROM_INTERPRETER = (AttributeError, NameError, TypeError, ImportError)
 """Their quotations are names in the code, such as `'NoneType' object has no attribute 'path'`."""
 
