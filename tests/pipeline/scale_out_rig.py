@@ -1,26 +1,33 @@
-"""The set-up of `compose.yaml` as plain processes: PostgreSQL, Redis, two Prefect API replicas, services, nginx."""
+"""The set-up of `compose.yaml` as plain processes: PostgreSQL, Redis, two Prefect API replicas, services, nginx, and
+our API and dashboard behind it. Commands, settings and nginx's template are those of the files that users start."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import sqlalchemy as sa
 
 from hybrid_video.prefect_api import QUIET, answers
+from tests.postgres_rig import _as_server, server_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = ("redis-server", "nginx")
+PREFECT_LOGIN = "studio:sentinel-prefect-3c19e7"
+TOKENS = {role: f"sentinel-{role}-token-5b1fa03cc2" for role in ("read", "submit", "admin")}
+PASSWORD = "sentinel-dashboard-77ad"
 REPLICAS = 2
 
 
@@ -35,10 +42,13 @@ def program(name: str) -> str | None:
 
 
 def free_port() -> int:
-    """A port that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that is free now, below those that the system gives to outgoing calls: it is bound much later."""
+    for _ in range(100):
+        port = random.randint(20_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
 
 
 @dataclass
@@ -49,14 +59,55 @@ class Studio:
     prefect_url: str
     """Through nginx."""
     ledger_url: str
+    prefect_https_url: str
+    """Prefect for people and for workers elsewhere."""
     https_url: str
+    """Dashboard and API."""
     certificate: Path
+    postgres: str
+    inner: Mapping[str, str]
+    """Where nginx looks for the API and the dashboard."""
     processes: dict[str, subprocess.Popen[bytes]]
     replica_urls: tuple[str, ...]
+
+    def product_environment(self, service: str) -> dict[str, str]:
+        """The environment of one of our own services, as `compose.yaml` gives it."""
+        return {
+            **compose_environment(service),
+            "PREFECT_API_URL": self.prefect_url,
+            "PREFECT_API_AUTH_STRING": PREFECT_LOGIN,
+            "HYBRID_VIDEO_LEDGER_URL": self.ledger_url,
+            "HYBRID_VIDEO_HOME": str(self.folder / "data"),
+            "HYBRID_VIDEO_OUT": str(self.folder.parent / "clips"),
+            "HYBRID_VIDEO_API_TOKENS": ",".join(f"{role}:{token}" for role, token in TOKENS.items()),
+            "HYBRID_VIDEO_API_TRUSTED_PROXIES": "127.0.0.1",
+            "HYBRID_VIDEO_DASHBOARD_PASSWORD": PASSWORD,
+        }
+
+    def serve(self, service: str, environment: Mapping[str, str]) -> None:
+        """Starts our API or dashboard with the command of `compose.yaml`, where nginx looks for it, or again."""
+        if service in self.processes:
+            self.kill(service)
+        host, _, port = self.inner[service].partition(":")
+        command = compose_command(service)
+        given = {"--host": host, "--port": port}
+        command = [given.get(before, word) for before, word in zip(["", *command], command, strict=False)]
+        variables = {**self.product_environment(service), **environment}
+        self.processes[service] = launch(service, [sys.executable, "-m", *command], self.folder, variables)
+        path = {"api": "/health", "dashboard": "/_stcore/health"}[service]
+        _wait(self.processes, self.folder, [f"http://{host}:{port}{path}"], succeeds)
 
     def kill(self, name: str) -> None:
         """SIGKILL for one of the processes and everything it started."""
         kill_group(self.processes[name])
+
+    def revive(self) -> list[str]:
+        """Starts again what has ended by itself, as `restart: unless-stopped` does; says which."""
+        ended = [name for name, process in self.processes.items() if process.poll() is not None]
+        for name in ended:
+            command, environment = _STARTED[self.processes[name].pid]
+            self.processes[name] = launch(name, command, self.folder, environment)
+        return ended
 
     def log(self, name: str) -> str:
         """What a process has written."""
@@ -73,7 +124,7 @@ def kill_group(process: subprocess.Popen[bytes]) -> None:
 def launch(name: str, command: list[str], folder: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
     """Starts a program in a process group of its own, its output in `<name>.log`."""
     with (folder / f"{name}.log").open("ab") as log:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -82,6 +133,12 @@ def launch(name: str, command: list[str], folder: Path, environment: Mapping[str
             cwd=folder,
             start_new_session=True,
         )
+    _STARTED[process.pid] = (command, environment)
+    return process
+
+
+_STARTED: dict[int, tuple[list[str], Mapping[str, str]]] = {}
+"""How each was started, so that it can be started again."""
 
 
 @contextlib.contextmanager
@@ -100,7 +157,8 @@ def studio(folder: Path, postgres: str, certificate: tuple[Path, Path]) -> Itera
         "PREFECT_REDIS_MESSAGING_HOST": "127.0.0.1",
         "PREFECT_REDIS_MESSAGING_PORT": str(redis_port),
     }
-    environment.pop("PREFECT_SERVER_API_AUTH_STRING", None)
+    assert "PREFECT_SERVER_API_AUTH_STRING" not in environment, "a password is written into compose.yaml"
+    environment["PREFECT_SERVER_API_AUTH_STRING"] = PREFECT_LOGIN
     running: dict[str, subprocess.Popen[bytes]] = {}
     python = [sys.executable, "-m", "prefect", "server"]
     try:
@@ -139,7 +197,10 @@ def studio(folder: Path, postgres: str, certificate: tuple[Path, Path]) -> Itera
             front,
             databases["hybrid_video"],
             f"https://localhost:{prefect_https_port}",
+            f"https://localhost:{https_port}",
             certificate[0],
+            postgres,
+            {"api": values["API"], "dashboard": values["DASHBOARD"]},
             running,
             urls,
         )
@@ -162,11 +223,34 @@ def compose_environment(service: str) -> dict[str, str]:
     return {name: str(value) for name, value in values.items() if "${" not in str(value)}
 
 
+def compose_command(service: str) -> list[str]:
+    """The command of one of our services in `compose.yaml`, as a module of this interpreter."""
+    import yaml
+
+    document = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))
+    program_name, *words = document["services"][service]["command"]
+    assert program_name == "hybrid-video"
+    return ["hybrid_video", *map(str, words)]
+
+
+def restart_postgres(server: str) -> None:
+    """Ends the database server without a word, as a power cut does, and starts it again at the same address."""
+    with _engine(server).connect() as connection:
+        data = connection.exec_driver_sql("SHOW data_directory").scalar_one()
+    programs = server_folder()
+    assert programs is not None
+    action = ["-D", data, "-m", "immediate", "-w", "-t", "60", "-l", f"{data}/../log", "restart"]
+    command = _as_server([str(programs / "pg_ctl"), *action])
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/", timeout=90)
+
+
+def _engine(server: str) -> sa.Engine:
+    address = sa.make_url(server).set(drivername="postgresql+psycopg")
+    return sa.create_engine(address, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+
+
 def _database(server: str, name: str) -> str:
-    engine = sa.create_engine(
-        sa.make_url(server).set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT", poolclass=sa.NullPool
-    )
-    with engine.connect() as connection:
+    with _engine(server).connect() as connection:
         connection.exec_driver_sql(f"CREATE DATABASE {name}")
     return sa.make_url(server).set(database=name).render_as_string(hide_password=False)
 
@@ -191,10 +275,23 @@ def _nginx(folder: Path, values: Mapping[str, str]) -> list[str]:
     return [str(program("nginx")), "-c", str(main), "-p", str(folder), "-g", "daemon off;"]
 
 
-def _wait(running: Mapping[str, subprocess.Popen[bytes]], folder: Path, urls: list[str]) -> None:
+def succeeds(url: str) -> bool:
+    """Whether a web server answers there with success."""
+    try:
+        return httpx.get(url, timeout=2.0, trust_env=False).is_success
+    except httpx.HTTPError:
+        return False
+
+
+def _wait(
+    running: Mapping[str, subprocess.Popen[bytes]],
+    folder: Path,
+    urls: list[str],
+    answering: Callable[[str], bool] = answers,
+) -> None:
     end = time.monotonic() + 120
     for url in urls:
-        while not answers(url):
+        while not answering(url):
             ended = [name for name, process in running.items() if process.poll() is not None]
             logs = "".join((folder / f"{name}.log").read_text(errors="replace")[-2000:] for name in ended)
             assert not ended, f"{ended} ended at start: {logs}"
@@ -234,8 +331,15 @@ def tls_certificate(folder: Path) -> tuple[Path, Path]:
     return certificate, private
 
 
-def over_tls(place: Studio, path: str) -> httpx.Response:
-    """A call through nginx's TLS port, its certificate checked."""
+def over_tls(place: Studio, url: str, *, method: str = "GET", source: str = "127.0.0.1", **more: Any) -> httpx.Response:
+    """A call through nginx's TLS ports, its certificate checked.
+
+    Args:
+        source: address of this machine that the call comes from; every 127.x.y.z is one on Linux.
+    """
     import ssl
 
-    return httpx.get(f"{place.https_url}{path}", verify=ssl.create_default_context(cafile=str(place.certificate)))
+    believed = ssl.create_default_context(cafile=str(place.certificate))
+    transport = httpx.HTTPTransport(verify=believed, local_address=source)
+    with httpx.Client(transport=transport, timeout=30) as client:
+        return client.request(method, url, **more)
