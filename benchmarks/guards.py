@@ -8,7 +8,6 @@ seeds for choosing; without it the present values are judged on other seeds, wit
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,10 +17,10 @@ from statistics import fmean
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.dispatch_cases import alike, repeat, sheet
-from benchmarks.measure import show
+from benchmarks.dispatch_cases import alike, ratio_interval, repeat, sheet
+from benchmarks.measure import show, wilson
 from hybrid_video import dispatcher, goals, rounds
-from hybrid_video.simulation import Ours, Outcome, cost_bound_usd, time_bound_s
+from hybrid_video.simulation import Ours, cost_bound_usd
 
 CHOOSING = 2_000_000
 """First seed for choosing."""
@@ -46,31 +45,6 @@ CANDIDATES = tuple(
         (3.0, 0.2, 0.7),
     )
 )
-
-
-def wilson(hits: int, tried: int, z: float = 1.96) -> tuple[float, float]:
-    """The interval in which a share lies with 95 % confidence."""
-    share, square = hits / tried, z * z / tried
-    middle = (share + square / 2) / (1 + square)
-    half = z * math.sqrt(share * (1 - share) / tried + square / (4 * tried)) / (1 + square)
-    return middle - half, middle + half
-
-
-def ratio_interval(
-    jobs: int, failure: float, outcomes: Sequence[Outcome], blocks: int = 50
-) -> tuple[float, float, float]:
-    """T/T* of a workload with its 95 % interval, by leaving out one block of runs after the other (jackknife)."""
-    sites = sheet("seed", failure=failure)
-
-    def ratio(some: Sequence[Outcome]) -> float:
-        cost = fmean(float(one.cost_usd) for one in some)
-        return fmean(one.duration_s for one in some) / time_bound_s(sites, jobs, cost)
-
-    whole = ratio(outcomes)
-    left = [ratio([one for number, one in enumerate(outcomes) if number % blocks != block]) for block in range(blocks)]
-    mean = fmean(left)
-    half = 1.96 * math.sqrt((blocks - 1) / blocks * sum((one - mean) ** 2 for one in left))
-    return whole, whole - half, whole + half
 
 
 @contextmanager
@@ -114,7 +88,7 @@ def few_clips(runs: int, first: int) -> None:
         for soft in (True, False):
             rule = partial(Ours, 30, soft=soft)
             outcomes = repeat(sheet("seed", failure=failure), alike(10), rule, runs, first=first)
-            ratio, low, high = ratio_interval(10, failure, outcomes)
+            ratio, low, high = ratio_interval(sheet("seed", failure=failure), 10, outcomes)
             interval = (round(low, 4), round(high, 4))
             show(
                 "guards",

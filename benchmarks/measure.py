@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -19,6 +22,14 @@ def percentile(values: Sequence[float], share: float) -> float:
     """The value below which this share of the sorted values lies (nearest rank)."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def wilson(hits: int, tried: int, z: float = 1.96) -> tuple[float, float]:
+    """The interval in which a share lies with 95 % confidence."""
+    share, square = hits / tried, z * z / tried
+    middle = (share + square / 2) / (1 + square)
+    half = z * math.sqrt(share * (1 - share) / tried + square / (4 * tried)) / (1 + square)
+    return middle - half, middle + half
 
 
 def run_child(arguments: Sequence[str], environment: dict[str, str]) -> dict[str, Any]:
@@ -38,6 +49,13 @@ def run_child(arguments: Sequence[str], environment: dict[str, str]) -> dict[str
     data |= {"wall_s": round(wall, 3), "cpu_s": round(usage.ru_utime + usage.ru_stime, 3)}
     data["peak_mb"] = round(usage.ru_maxrss / 1024, 1)
     return data
+
+
+def cpu_of(process: psutil.Process) -> float:
+    """CPU seconds that a process and those it started have used."""
+    family = [process, *process.children(recursive=True)]
+    times = [each.cpu_times() for each in family]
+    return float(sum(each.user + each.system for each in times))
 
 
 @contextmanager

@@ -41,7 +41,9 @@ class Backend:
         "service_s",
     )
 
-    def __init__(self, key: str, total: Total, pace: float, probes: int, cv: float) -> None:
+    def __init__(
+        self, key: str, total: Total, lanes: list[LaneState], pace: float, probes: int, cv: float
+    ) -> None:
         self.key = key
         self.pace = pace
         self.cv = cv
@@ -50,18 +52,11 @@ class Backend:
         self.price_usd: Decimal = total.price_usd
         self.position = 0
         self.probes = probes
-        self.lanes: list[LaneState] = []
-        self.free: list[float] = []
-        self.held: list[int] = []
-        self.models: list[str] = []
+        self.lanes = lanes
+        self.free = [lane.free_s for lane in lanes]
+        self.held = [lane.outstanding for lane in lanes]
+        self.models = [lane.model for lane in lanes]
         self._capacity: dict[float, float] = {}
-
-    def add(self, lane: LaneState) -> None:
-        """Takes in one of its lanes."""
-        self.lanes.append(lane)
-        self.free.append(lane.free_s)
-        self.held.append(lane.outstanding)
-        self.models.append(lane.model)
 
     def order(self) -> Sequence[int]:
         """Its lanes, the first to be free first."""
@@ -125,18 +120,17 @@ class Round:
         self.soft = soft
         found: dict[str, Backend] = {}
         totals = waiting.totals
-        self.lanes = 0
+        grouped: dict[str, list[LaneState]] = {key: [] for key, total in totals.items() if total.jobs}
         for lane in lanes:
-            backend = found.get(lane.backend)
-            if backend is None:
-                total = totals.get(lane.backend)
-                if total is None or not total.jobs:
-                    continue
-                key = lane.backend
-                backend = Backend(key, total, pace.get(key, 1.0), probes.get(key, 0), spread.get(key, 0.0))
-                found[key] = backend
-            backend.add(lane)
-            self.lanes += 1
+            mine = grouped.get(lane.backend)
+            if mine is not None:
+                mine.append(lane)
+        for key, mine in grouped.items():
+            if mine:
+                found[key] = Backend(
+                    key, totals[key], mine, pace.get(key, 1.0), probes.get(key, 0), spread.get(key, 0.0)
+                )
+        self.lanes = sum(map(len, grouped.values()))
         self.backends = sorted(found.values(), key=lambda b: (b.price_usd, b.service_s, b.key))
         for position, backend in enumerate(self.backends):
             backend.position = position

@@ -64,24 +64,29 @@ class Kind:
 class Total:
     """Sums over the waiting jobs that one backend may take."""
 
-    __slots__ = ("_price_usd", "_service_s", "jobs", "services")
+    __slots__ = ("_service_s", "jobs", "prices", "services")
 
     def __init__(self) -> None:
         self.jobs = 0
         self.services: dict[float, int] = {}
+        self.prices: dict[Decimal, int] = {}
         self._service_s = 0.0
-        self._price_usd = Decimal(0)
 
     def count(self, quote: Quote, jobs: int) -> None:
         """Counts jobs of one quote in (or out, if negative)."""
         self.jobs += jobs
-        self._service_s += jobs * quote.service_s
-        self._price_usd += jobs * quote.amount_usd
-        left = self.services.get(quote.service_s, 0) + jobs
+        service_s, amount_usd = quote.service_s, quote.amount_usd
+        self._service_s += jobs * service_s
+        left = self.services.get(service_s, 0) + jobs
         if left:
-            self.services[quote.service_s] = left
+            self.services[service_s] = left
         else:
-            del self.services[quote.service_s]
+            del self.services[service_s]
+        left = self.prices.get(amount_usd, 0) + jobs
+        if left:
+            self.prices[amount_usd] = left
+        else:
+            del self.prices[amount_usd]
 
     @property
     def alike(self) -> bool:
@@ -96,7 +101,9 @@ class Total:
     @property
     def price_usd(self) -> Decimal:
         """Mean price of a clip."""
-        return self._price_usd / self.jobs
+        if len(self.prices) == 1:
+            return next(iter(self.prices))
+        return sum((amount * jobs for amount, jobs in self.prices.items()), Decimal(0)) / self.jobs
 
 
 class Waiting:
