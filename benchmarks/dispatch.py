@@ -1,11 +1,11 @@
 """The dispatcher against the optimum: `python -m benchmarks.dispatch [--quick]`.
 
-Virtual clock, fixed seeds that no constant was chosen on (`benchmarks.guards`), lognormal times (CV 0.10 / 0.25 / 0.50),
-failed attempts burn 0.6 of a clip's time. Bounds hold in expectation for every router that cannot see the future. Opening
-and closing pods (W4, W7) belongs to the autoscaler's benchmark; kills and resumption (W9) to `make chaos`.
+Virtual clock, fixed seeds that no constant was chosen on (`benchmarks.guards`), lognormal times (CV 0.10, 0.25, 0.50),
+failed attempts burn 0.6 of a clip's time. Bounds hold in expectation for every router that cannot see the future.
+Opening and closing pods (W4, W7) belongs to the autoscaler's benchmark; kills and resumption (W9) to `make chaos`.
 
-`--quick` has too few runs to tell a figure from its target: it asks whether the target may be met, so it judges the better
-end of a 95 % interval where chance is large. Figures to be quoted come from the whole.
+`--quick` has too few runs to tell a figure from its target: it asks whether the target may be met, so it judges the
+better end of a 95 % interval where chance is large. Figures to be quoted come from the whole.
 """
 
 from __future__ import annotations
@@ -25,8 +25,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import dispatch_speed
 from benchmarks.dispatch_cases import (
-    (,
-)
     FIRST_SEED,
     alike,
     clips,
@@ -213,15 +211,14 @@ def trouble(board: Scoreboard, quick: bool) -> None:
             board.row(summed("W3", name, sites, 100, outcomes))
             late[counts] = [outcome.duration_s > deadline for outcome in outcomes]
             cost[counts] = fmean(float(outcome.cost_usd) for outcome in outcomes)
-        saved = 100 * (1 - cost[True] / cost[False])
-        print(
-            f"  counting on returns saves {saved:.1f} %; late {fmean(late[False]):.1%} without, {fmean(late[True]):.1%} with"
-        )
-        more = [100.0 * (now - before) for now, before in zip(late[True], late[False], strict=True)]
+        saved, before, now = 100 * (1 - cost[True] / cost[False]), fmean(late[False]), fmean(late[True])
+        print(f"  counting on returns saves {saved:.1f} %; late {before:.1%} without, {now:.1%} with")
+        more = [100.0 * (with_it - without) for with_it, without in zip(late[True], late[False], strict=True)]
         extra, half = fmean(more), 1.96 * pstdev(more) / math.sqrt(runs)
-        claimed, told = (extra - half, f", lower end of {extra - half:.1f} to {extra + half:.1f}") if quick else (extra, "")
-        name = f"W3 D={deadline}: batches late more often by counting on returns{told}"
-        board.claim(Claim(name, claimed, 5, unit=" %"))
+        name = f"W3 D={deadline}: batches late more often by counting on returns"
+        if quick:
+            name += f", lower end of {extra - half:.1f} to {extra + half:.1f}"
+        board.claim(Claim(name, extra - half if quick else extra, 5, unit=" %"))
         lost = sum(outcome.unmade for outcome in outcomes)
         doubled = sum(sum(outcome.split.values()) - 100 for outcome in outcomes)
         board.claim(Claim(f"W3 D={deadline}: jobs lost or made twice in {runs} runs", lost + abs(doubled), 0))
