@@ -233,6 +233,23 @@ def test_empty_variables_mean_off(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (found.sentry_dsn, found.traces_url, found.header_pairs) == (None, "", {})
 
 
+def test_what_the_specification_switches_off_is_off(
+    server: Receiver, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """OTEL_TRACES_EXPORTER=none and OTEL_SDK_DISABLED; and a protocol that is not spoken here is told."""
+    for variable, value in (("OTEL_TRACES_EXPORTER", "none"), ("OTEL_SDK_DISABLED", "true")):
+        with monkeypatch.context() as patch:
+            patch.setenv(variable, value)
+            observing.start("test", ObservingSettings(otlp_endpoint=server.url))
+            assert traces._tracer is None
+            observing.stop()
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
+    monkeypatch.setattr(traces, "configure", lambda *_: None)
+    with caplog.at_level(logging.WARNING, "hybrid_video"):
+        observing.start("test", ObservingSettings(otlp_endpoint=server.url))
+    assert "is 'grpc', and traces are sent as http/protobuf" in caplog.text
+
+
 # -- from every part of the product ------------------------------------------------------------------------------------
 
 
@@ -443,6 +460,7 @@ def test_spans_of_prefect_lose_what_they_quote(server: Receiver) -> None:
         assert private not in server.everything, private
 
 
+@pytest.mark.slow
 def test_a_collector_that_is_down_is_one_warning_and_no_delay(tmp_path: Path) -> None:
     """The clips are made, the end waits three seconds at most, and nobody reads pages of errors."""
     with socket.socket() as hanging:

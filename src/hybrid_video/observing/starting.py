@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
 import threading
 
 from pydantic import ValidationError
@@ -13,6 +14,8 @@ from hybrid_video.observing import sentry, traces
 from hybrid_video.settings import ObservingSettings, problems_of
 
 log = logging.getLogger("hybrid_video.observing")
+
+SPOKEN = "http/protobuf"
 
 _lock = threading.Lock()
 _started = False
@@ -65,7 +68,7 @@ def _start(part: str, settings: ObservingSettings) -> None:
             on = True
         except ImportError:
             _missing("HYBRID_VIDEO_SENTRY_DSN", "errors are not reported to Sentry")
-    if settings.traces_url:
+    if settings.traces_url and _traces_wanted():
         try:
             traces.configure(settings.traces_url, settings.header_pairs, part)
             on = True
@@ -73,6 +76,21 @@ def _start(part: str, settings: ObservingSettings) -> None:
             _missing("OTEL_EXPORTER_OTLP_ENDPOINT", "no traces are sent")
     if on:
         atexit.register(stop)
+
+
+def _traces_wanted() -> bool:
+    """Whether the specification's other variables leave traces on; tells of a protocol that is not spoken here."""
+    if os.environ.get("OTEL_TRACES_EXPORTER", "otlp") != "otlp" or os.environ.get("OTEL_SDK_DISABLED") == "true":
+        return False
+    protocol = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
+    if protocol not in (None, "", SPOKEN):
+        log.warning(
+            "OTEL_EXPORTER_OTLP_PROTOCOL is %r, and traces are sent as %s: give the collector's port for that, usually "
+            "4318, and set the protocol to it",
+            protocol,
+            SPOKEN,
+        )
+    return True
 
 
 def _missing(variable: str, what: str) -> None:
