@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import sqlalchemy as sa
+
 FOLDERS = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
 """Where Debian and Ubuntu put the server's programs, the newest first."""
 
@@ -67,3 +69,20 @@ def _served(folder: Path) -> Iterator[str]:
     finally:
         stop = [str(programs / "pg_ctl"), "-D", str(data), "-m", "immediate", "stop"]
         subprocess.run(_as_server(stop), check=False, capture_output=True, cwd="/")
+
+
+def data_folder(url: str) -> Path:
+    """Where a running server keeps its data; needed to stop it and to start it again."""
+    engine = sa.create_engine(sa.make_url(url).set(drivername="postgresql+psycopg"), poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        return Path(connection.exec_driver_sql("SHOW data_directory").scalar_one())
+
+
+def control(data: Path, *words: str) -> None:
+    """`pg_ctl` with these words. `stop -m immediate` ends it as a power cut does; `restart` keeps port and options."""
+    programs = server_folder()
+    assert programs is not None
+    command = [str(programs / "pg_ctl"), "-D", str(data), "-w", "-t", "60", "-l", str(data.parent / "log"), *words]
+    subprocess.run(
+        _as_server(command), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/", timeout=90
+    )

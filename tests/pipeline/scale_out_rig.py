@@ -21,7 +21,7 @@ import httpx
 import sqlalchemy as sa
 
 from hybrid_video.prefect_api import QUIET, answers
-from tests.postgres_rig import _as_server, server_folder
+from tests.postgres_rig import control, data_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = ("redis-server", "nginx")
@@ -235,13 +235,7 @@ def compose_command(service: str) -> list[str]:
 
 def restart_postgres(server: str) -> None:
     """Ends the database server without a word, as a power cut does, and starts it again at the same address."""
-    with _engine(server).connect() as connection:
-        data = connection.exec_driver_sql("SHOW data_directory").scalar_one()
-    programs = server_folder()
-    assert programs is not None
-    action = ["-D", data, "-m", "immediate", "-w", "-t", "60", "-l", f"{data}/../log", "restart"]
-    command = _as_server([str(programs / "pg_ctl"), *action])
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/", timeout=90)
+    control(data_folder(server), "-m", "immediate", "restart")
 
 
 def _engine(server: str) -> sa.Engine:

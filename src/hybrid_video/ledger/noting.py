@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import InvalidRequestError
 
 from hybrid_video.ledger import schema as t
 from hybrid_video.ledger.journal import Journal, JournalError, row_record
@@ -54,7 +55,8 @@ def noted(connection: Connection, journal: Journal | None) -> Iterator[list[Reco
         yield later
         later.extend(_record(connection, kind, key) for kind, key in changed)
     finally:
-        connection.info.pop(_CHANGED, None)
+        with contextlib.suppress(InvalidRequestError):  # the server has closed the connection, and this went with it
+            connection.info.pop(_CHANGED, None)
 
 
 def write_later(journal: Journal | None, records: list[Record]) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.exc import OperationalError, SQLAlchemyError, StatementError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from hybrid_video.errors import InputError, LedgerError
 from hybrid_video.ledger import forecasts, gaps, lanes, money, registration, rows, statements, upgrading
@@ -724,7 +724,7 @@ def _server(url: str) -> Engine:
 def _translated() -> Iterator[None]:
     try:
         yield
-    except StatementError as error:
+    except SQLAlchemyError as error:
         raise LedgerError(
             f"the ledger cannot be used: {_cause(error)}; another process may hold it, or the disk may be full"
         ) from None
