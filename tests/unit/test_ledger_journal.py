@@ -53,12 +53,12 @@ def kinds(journal: Journal) -> list[str]:
 
 
 def test_every_step_of_an_attempt_is_written_once(ledger: Ledger, journal: Journal, owner: Owner) -> None:
-    """Batch, intent, receipt, clip, end; the intent holds the whole job, and later lines only what changes."""
+    """Batch, intent, receipt, end; the intent holds the whole job, and later lines only what changes."""
     order = make_order()
     reserve(ledger, order, owner)
     advance(ledger, order, AttemptState.COLLECTED)
     finish(ledger, order)
-    assert kinds(journal) == ["batch", "intent", "submitted", "collected", "settled"]
+    assert kinds(journal) == ["batch", "intent", "submitted", "settled"]
     intent, *_, end = [r for r in journal.read(utc_now() - HOUR) if r["kind"] == "attempt"]
     assert json.loads(intent["job"]["spec"])["prompt"] == order.job.prompt
     assert json.loads(intent["attempt"]["quote"])["backend"] == order.quote.backend

@@ -681,7 +681,7 @@ class Ledger:
             statements.UPDATE_ATTEMPT,
             {"of_attempt": row.attempt_id, "state": state.value, "in_history": False, **values},
         )
-        if state is not AttemptState.RUNNING:  # the receipt says enough to find it again
+        if state not in (AttemptState.RUNNING, AttemptState.COLLECTED):  # receipt and clip say enough to find it again
             note(connection, "attempt", row.attempt_id)
 
     def _update_job(self, connection: Connection, batch: str, job: str, **values: Any) -> None:
