@@ -1,5 +1,5 @@
-"""The scheduled flows on a real Prefect server with a real worker: nightly batch, daily report with its message, prices,
-pruning; and switching schedules on and off."""
+"""The scheduled flows on a real Prefect server with a real worker: nightly batch, daily report with its message,
+prices, pruning; and switching schedules on and off."""
 
 from __future__ import annotations
 
