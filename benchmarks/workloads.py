@@ -15,7 +15,21 @@ from typing import Any
 import httpx
 
 from hybrid_video import workflows
-from hybrid_video.models import Batch, VideoJob
+from hybrid_video.models import Batch, Preferences, VideoJob
+
+PER_CENT = (60, 38, 2)
+"""Shares of the local, cloud and Gemini tier in a mixed batch: an emulated Gemini clip takes half a second to draw."""
+
+
+class Clock:
+    """Wall and CPU seconds of this process from its making on."""
+
+    def __init__(self) -> None:
+        self._wall_s, self._cpu_s = time.perf_counter(), time.process_time()
+
+    def read(self) -> dict[str, float]:
+        """What has passed."""
+        return {"loop_s": time.perf_counter() - self._wall_s, "loop_cpu_s": time.process_time() - self._cpu_s}
 
 
 def shots(count: int, name: str) -> Batch:
@@ -27,16 +41,30 @@ def shots(count: int, name: str) -> Batch:
     return Batch(name=name, jobs=tuple(jobs), preferences=None)
 
 
-async def bare(count: int) -> dict[str, Any]:
-    """Submit, wait and download with nothing around it: two prompts outstanding, as our client keeps them."""
-    url = os.environ["HYBRID_VIDEO_COMFYUI_URLS"].split(",")[0]
-    batch, done = shots(count, "bare"), 0
-    slots = asyncio.Semaphore(2)
+def mixed_shots(count: int, name: str) -> Batch:
+    """The same for all three tiers, `PER_CENT` of them wished on each: how fast an emulator is does not decide."""
+    jobs = []
+    for number, job in enumerate(shots(count, name).jobs):
+        place = number * 37 % 100  # well mixed: 37 and 100 have no common factor
+        wish = "local" if place < PER_CENT[0] else "cloud" if place < sum(PER_CENT[:2]) else "gemini"
+        preferences = Preferences(backend=wish)
+        jobs.append(job.model_copy(update={"preferences": preferences}))
+    return Batch(name=name, jobs=tuple(jobs), preferences=None)
 
-    async def one(client: httpx.AsyncClient, job: VideoJob) -> None:
+
+async def bare(count: int) -> dict[str, Any]:
+    """Submit, wait and download with nothing around it: two prompts outstanding on each GPU, as our client keeps them.
+
+    No ledger, no choice, no look into the clip, no file.
+    """
+    urls = os.environ["HYBRID_VIDEO_COMFYUI_URLS"].split(",")
+    batch, done = shots(count, "bare"), 0
+    slots = {url: asyncio.Semaphore(2) for url in urls}
+
+    async def one(client: httpx.AsyncClient, job: VideoJob, url: str) -> None:
         nonlocal done
         graph = workflows.plan(job).bind(seed=job.seed or 0, filename_prefix=f"bare/{job.id}", image_name=None)
-        async with slots:
+        async with slots[url]:
             prompt_id = str(uuid.uuid4())
             body = {"prompt": graph, "prompt_id": prompt_id, "client_id": "bare"}
             (await client.post(f"{url}/prompt", json=body)).raise_for_status()
@@ -46,10 +74,10 @@ async def bare(count: int) -> dict[str, Any]:
         answer = await client.get(f"{url}/view", params=files[0])
         done += bool(answer.content)
 
-    began = time.perf_counter()
+    clock = Clock()
     async with httpx.AsyncClient(timeout=60) as client:
-        await asyncio.gather(*(one(client, job) for job in batch.jobs))
-    return {"jobs": done, "loop_s": time.perf_counter() - began}
+        await asyncio.gather(*(one(client, job, urls[n % len(urls)]) for n, job in enumerate(batch.jobs)))
+    return {"jobs": done, **clock.read()}
 
 
 async def engine(count: int) -> dict[str, Any]:
@@ -58,19 +86,33 @@ async def engine(count: int) -> dict[str, Any]:
     from hybrid_video.settings import Settings  # noqa: PLC0415
 
     with tempfile.TemporaryDirectory() as folder:
-        began = time.perf_counter()
+        clock = Clock()
         report = await run_batch(shots(count, "engine"), settings=Settings.load(), base_dir=Path(folder))
-        return {"jobs": report.completed, "loop_s": time.perf_counter() - began}
+        return {"jobs": report.completed, **clock.read()}
 
 
 async def flow(count: int) -> dict[str, Any]:
     """A whole batch as a Prefect flow run."""
+    return await _flow(shots(count, "flow"))
+
+
+async def mixed(count: int) -> dict[str, Any]:
+    """A whole batch for all three tiers as a Prefect flow run."""
+    return await _flow(mixed_shots(count, "flow"))
+
+
+async def warm(count: int) -> dict[str, Any]:
+    """A small batch that nothing is measured of."""
+    return await _flow(shots(count, "warm"))
+
+
+async def _flow(batch: Batch) -> dict[str, Any]:
     from flows.generate_batch import generate_batch  # noqa: PLC0415
 
-    began = time.perf_counter()
-    state: Any = await generate_batch(batch=shots(count, "flow"), return_state=True)  # type: ignore[call-overload]
+    clock = Clock()
+    state: Any = await generate_batch(batch=batch, return_state=True)  # type: ignore[call-overload]
     data = getattr(state.data, "result", state.data)
-    return {"jobs": data["completed"], "loop_s": time.perf_counter() - began}
+    return {"jobs": data["completed"], **clock.read()}
 
 
 async def floor(count: int) -> dict[str, Any]:
@@ -91,9 +133,9 @@ async def floor(count: int) -> dict[str, Any]:
     async def all_jobs() -> None:
         await asyncio.gather(*(job(number) for number in range(count)))
 
-    began = time.perf_counter()
+    clock = Clock()
     await all_jobs()
-    return {"jobs": count, "loop_s": time.perf_counter() - began}
+    return {"jobs": count, **clock.read()}
 
 
 if __name__ == "__main__":

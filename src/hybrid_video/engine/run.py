@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable
@@ -288,6 +289,7 @@ class BatchRun:
                 budget,
                 self._settings.routing.value_of_time_usd_per_h,
                 whole_s=self._batch.deadline_s,
+                troubled=self._returns.troubled,
             )
             self._horizon_at_s = now + dispatcher.horizon(goal, pending, lanes)
         return self._horizon_at_s - now
@@ -470,7 +472,8 @@ class BatchRun:
             return None
         progress.attempts = order.number
         progress.made += 1
-        self._teller.tell("started", decision.reason, order=order)
+        started = functools.partial(self._teller.tell, "started", decision.reason, order=order)
+        asyncio.get_running_loop().call_soon(started)  # told while it is sent: a free GPU waits for that
         return caps
 
     @traced("reserve")
