@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from dotenv import dotenv_values
 
 from tests.postgres_rig import postgres_server, server_folder
 
@@ -19,6 +20,16 @@ TESTS = Path(__file__).parent
 
 PREFIXES = ("HYBRID_VIDEO_", "RUNPOD_", "GEMINI_", "GOOGLE_", "SENTRY_", "OTEL_")
 LOOPBACK = ("127.", "::1", "localhost", "/")
+
+
+def pytest_configure() -> None:
+    """Refuses to run beside a `.env` with settings: tests start programs in this folder, which would use its keys."""
+    file = TESTS.parent / ".env"
+    if names := sorted(name for name in dotenv_values(file) if name.startswith((*PREFIXES, "PREFECT_"))):
+        raise pytest.UsageError(
+            f"{str(file)!r} sets {', '.join(names)}: what the tests start here would use that, and could spend money "
+            "with your keys; move it into the folder of your batches, where it belongs, and run the tests again"
+        )
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -115,6 +115,9 @@ class Reader:
         path = self.folder / "user" / name.removeprefix("~/") if name.startswith("~/") else here / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(self.here(text) + "\n", encoding="utf-8")
+        for picture in re.findall(r"image: ([\w./-]+\.png)", text):  # the reader has them
+            (path.parent / picture).parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (832, 480), (60, 90, 140)).save(path.parent / picture)
 
     def here(self, text: str) -> str:
         """What the page says, with this machine's ports and names."""
@@ -209,19 +212,9 @@ def test_what_a_page_says_is_typed_and_printed(page: Path, farm: Servers, shared
         for block in blocks(page):
             if block.file is not None:
                 reader.write(block.file, block.text)
-                _pictures(folder, block.text)
             elif block.runs:
                 reader.type(block)
         assert [terminal.interrupt() for terminal in reader.left] == [0] * len(reader.left)
-
-
-def _pictures(folder: Path, batch: str) -> None:
-    """The pictures that a batch names: the reader has them."""
-    for name in re.findall(r"image: ([\w./-]+\.png)", batch):
-        path = folder / name
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.new("RGB", (832, 480), (60, 90, 140)).save(path)
 
 
 def _shims(folder: Path) -> None:
