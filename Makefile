@@ -55,9 +55,7 @@ docs: setup-dev ## Build the documentation into site/
 	@NO_MKDOCS_2_WARNING=1 $(RUN) mkdocs build --quiet --strict
 
 audit: setup-dev ## Compare the locked dependencies with public advisories (needs pypi.org), and look for risky code
-	@$(UV) export --frozen --no-dev --no-emit-project --quiet -o .audit-requirements.txt
-	@$(RUN) pip-audit --strict --disable-pip --require-hashes -r .audit-requirements.txt; code=$$?; rm -f .audit-requirements.txt; exit $$code
-	@$(RUN) bandit -q -ll -r src tasks flows dashboard
+	@UV="$(UV)" $(RUN) python deploy/audit.py
 
 sbom: $(UV) ## Write the bill of materials (CycloneDX) to sbom.json
 	@$(UV) export --frozen --no-dev --all-extras --format cyclonedx1.5 --quiet -o sbom.json

@@ -144,7 +144,7 @@ class Terminator:
             },
         )
         try:
-            with urllib.request.urlopen(request, timeout=CALL_TIMEOUT_S) as response:  # noqa: S310
+            with urllib.request.urlopen(request, timeout=CALL_TIMEOUT_S) as response:  # noqa: S310  # nosec B310
                 refused = body is not None and "query" in body and b'"errors"' in response.read(100_000)
                 return Answer("refused" if refused else "ended", f"{what}: {response.status}")
         except urllib.error.HTTPError as error:

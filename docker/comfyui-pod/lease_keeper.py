@@ -307,7 +307,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description="Runs a pod: ComfyUI behind a gate, with a lease.")
     parser.add_argument("--run-dir", default="/run/hybrid-video", help="folder of the control socket")
     parser.add_argument("--state-dir", default="/var/lib/hybrid-video", help="folder that keeps the lease")
-    parser.add_argument("--gate-host", default="0.0.0.0", help="address the gate listens on")  # noqa: S104
+    parser.add_argument("--gate-host", default="0.0.0.0", help="address the gate listens on")  # noqa: S104  # nosec B104
     parser.add_argument("--gate-port", type=int, default=8188, help="exposed port")
     parser.add_argument("--gate-user", default="", help="user the gate runs as")
     parser.add_argument("--comfyui-port", type=int, default=8189, help="loopback port of ComfyUI")

@@ -351,7 +351,7 @@ async def serve(gate: Gate, host: str, port: int) -> None:
 def main(arguments: list[str]) -> int:
     """Entry point."""
     parser = argparse.ArgumentParser(description="Lets the bearer of HYBRID_VIDEO_POD_TOKEN use a ComfyUI on loopback.")
-    parser.add_argument("--host", default="0.0.0.0", help="address to listen on")  # noqa: S104 - RunPod asks for it
+    parser.add_argument("--host", default="0.0.0.0", help="address to listen on")  # noqa: S104  # nosec B104
     parser.add_argument("--port", type=int, default=8188, help="exposed port; 0 picks a free one")
     parser.add_argument("--upstream", default="http://127.0.0.1:8189", help="ComfyUI's address on loopback")
     parser.add_argument("--keeper", type=Path, default=None, help="Unix socket of the lease keeper")
