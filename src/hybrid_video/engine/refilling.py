@@ -22,9 +22,10 @@ from hybrid_video.clips.records import ClipRecord, Receipt, records_in
 from hybrid_video.ledger import Ledger, gaps, money
 from hybrid_video.ledger import schema as t
 from hybrid_video.ledger.lookups import batch_rows
-from hybrid_video.ledger.pod_checks import pod_scopes
+from hybrid_video.ledger.pod_checks import POD_ENDS, pod_scopes
 from hybrid_video.ledger.states import MOVES
 from hybrid_video.models import AttemptState, JobState, Model
+from hybrid_video.pods.accounting import book_within
 
 Row = dict[str, Any]
 
@@ -225,12 +226,12 @@ def _typed(column: sa.Column[Any], value: Any) -> Any:
 
 
 def _tell_pods(connection: Connection, pods: Mapping[str, Row]) -> tuple[str, ...]:
-    """Writes the pods a journal knows of, with their money still reserved; what they cost is booked by their bill."""
+    """Writes the pods a journal knows of, and books what those that are gone came to; their bill corrects it."""
     told = []
     for name, row in pods.items():
         values = _columns(t.pods, row)
         old = connection.execute(sa.select(t.pods).where(t.pods.c.name == name)).first()
-        if old is not None and (old.state in ("closed", "failed") or old.state == values["state"]):
+        if old is not None and (old.state in POD_ENDS or old.state == values["state"]):
             continue
         reserved = old.reserved_usd if old is not None else values["reserved_usd"]
         values |= {"reserved_usd": reserved, "billed_usd": None, "reconciled_at": None}
@@ -240,6 +241,9 @@ def _tell_pods(connection: Connection, pods: Mapping[str, Row]) -> tuple[str, ..
         else:
             values.pop("booked_usd", None)
             connection.execute(sa.update(t.pods).where(t.pods.c.name == name).values(values | {"day": old.day}))
+        if values["state"] in POD_ENDS:
+            written = connection.execute(sa.select(t.pods).where(t.pods.c.name == name)).one()
+            book_within(connection, written, values.get("cost_usd") or Decimal(0))
         told.append(name)
     return tuple(told)
 

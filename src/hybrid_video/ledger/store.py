@@ -696,7 +696,8 @@ def _sqlite(path: Path) -> Engine:
     def _pragmas(connection: Any, _record: Any) -> None:
         connection.isolation_level = None  # we say BEGIN ourselves: the driver's implicit one is deferred
         cursor = connection.cursor()
-        cursor.execute("PRAGMA auto_vacuum=INCREMENTAL")  # of a new file: space can be given back bit by bit
+        if cursor.execute("PRAGMA page_count").fetchone() == (0,):  # later it would wait for whoever writes
+            cursor.execute("PRAGMA auto_vacuum=INCREMENTAL")  # space can be given back bit by bit
         cursor.execute("PRAGMA journal_mode=WAL")
         cursor.execute(f"PRAGMA journal_size_limit={LOG_LIMIT_BYTES}")
         cursor.execute("PRAGMA synchronous=FULL")
