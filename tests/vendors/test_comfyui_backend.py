@@ -203,6 +203,31 @@ async def test_the_end_is_noticed_before_the_next_poll(place: Place) -> None:
     assert time.monotonic() - began < 5
 
 
+async def test_a_clip_is_asked_for_as_seldom_as_can_be(place: Place) -> None:
+    """One prompt, one look into the history, one file: what the websocket says already is not asked for."""
+    asked: list[str] = []
+
+    @web.middleware
+    async def listed(request: web.Request, handler: Any) -> Any:
+        asked.append(f"{request.method} {request.path.split('/')[1]}")
+        return await handler(request)
+
+    app = place.emulator.app()
+    app.middlewares.append(listed)
+    server = await start_server(app)
+    place.extra.append(server)
+    backend = backend_for(server.url, patience=replace(QUICK, poll_interval_s=30))
+    await backend.start()
+    (lane,) = backend.lanes()
+    order = place.order(lane=lane.id)
+    asked.clear()
+    handle = await backend.submit(order)
+    status = await backend.watch(handle)
+    await backend.collect(handle, status, place.folder)
+    await backend.close()
+    assert sorted(asked) == ["GET history", "GET view", "GET ws", "POST prompt"]
+
+
 @pytest.mark.parametrize("service_s", [50.0])
 async def test_a_second_prompt_waits_behind_the_first(place: Place) -> None:
     """One prompt ahead keeps the GPU busy; it is `queued` until its turn."""
