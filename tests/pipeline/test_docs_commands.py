@@ -193,6 +193,9 @@ class Reader:
         own.pop("HYBRID_VIDEO_GEMINI_RESOLUTION")
         vendors = ("HYBRID_VIDEO_RUNPOD_JOBS_URL", "HYBRID_VIDEO_RUNPOD_PODS_URL", "HYBRID_VIDEO_GEMINI_URL")
         own |= {name: self.farm.environment[name] for name in vendors}
+        text = self.page.read_text(encoding="utf-8")
+        if not re.search(r"^(?:\$ )?(?:export )?(?:HYBRID_VIDEO_COMFYUI_URLS|GEMINI_API_KEY)=", text, re.MULTILINE):
+            own["HYBRID_VIDEO_COMFYUI_URLS"] = self.farm.environment["HYBRID_VIDEO_COMFYUI_URLS"]  # set up long ago
         if not any(block.file == ".env" and "HYBRID_VIDEO_HOME" in block.text for block in blocks(self.page)):
             own |= {"HYBRID_VIDEO_HOME": str(self.folder / "home"), "HYBRID_VIDEO_TIME_SCALE": f"{TIME_SCALE:g}"}
         return own
