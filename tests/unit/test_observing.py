@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.requests import ClientDisconnect
 
 from hybrid_video import observing, redaction
 from hybrid_video.cli.output import guarded
@@ -135,11 +136,11 @@ def test_only_the_harmless_part_of_a_message_leaves(error: Exception, told: str)
 
 
 def test_what_people_did_wrong_and_failed_attempts_are_no_defects(reports: Receiver) -> None:
-    """Input errors, limits, vendors' failures, Ctrl-C and cancellations are the daily work."""
+    """Input errors, limits, vendors' failures, Ctrl-C, cancellations, callers who hang up: the daily work."""
     broken = TransientError("gone", kind=FailureKind.UNREACHABLE, backend="comfyui")
-    for error in (InputError("bad batch"), ConfigurationError("no key"), broken, KeyboardInterrupt()):
+    ended = (KeyboardInterrupt(), asyncio.CancelledError(), BrokenPipeError(), TimeoutError(), ClientDisconnect())
+    for error in (InputError("bad batch"), ConfigurationError("no key"), broken, *ended):
         assert not observing.report(raised(error))
-    assert not observing.report(raised(asyncio.CancelledError()))
     observing.stop()
     assert reports.requests == []
 

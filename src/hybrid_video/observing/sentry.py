@@ -122,10 +122,11 @@ def close() -> None:
 
 
 def is_unexpected(error: BaseException) -> bool:
-    """Whether it is a defect: neither our own tree, nor the end of a command, nor Prefect's control flow."""
-    if not isinstance(error, Exception) or isinstance(error, HybridVideoError):
+    """Whether it is a defect: neither our own tree, nor a connection that broke or was too slow, nor Prefect's control."""
+    if not isinstance(error, Exception) or isinstance(error, (HybridVideoError, TimeoutError, ConnectionError)):
         return False
-    return type(error).__module__.partition(".")[0] != "prefect"
+    package = type(error).__module__.partition(".")[0]
+    return package != "prefect" and type(error).__name__ != "ClientDisconnect"  # Starlette's, of a caller who has gone
 
 
 def _first_of_its_kind(error: BaseException) -> bool:
