@@ -49,6 +49,9 @@ def look_at_ledger(ledger: Ledger) -> Finding:
     if not report.ok:
         remedy = "run `hybrid-video ledger verify` to see them"
         return Finding(subject="ledger", level="error", detail=f"{detail}; it contradicts itself", remedy=remedy)
+    if gap := next((finding for finding in report.findings if finding.kind == "gap"), None):
+        remedy = "run `hybrid-video reconcile`; nothing that costs money is sent before that"
+        return Finding(subject="ledger", level="warning", detail=f"{detail}; it {gap.message}", remedy=remedy)
     if report.uncertain:
         remedy = (
             "run `hybrid-video reconcile`: they are looked up, never sent twice. What nobody can look up is settled by "

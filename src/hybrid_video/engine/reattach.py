@@ -18,6 +18,7 @@ from hybrid_video.backends.registry import configured_backends
 from hybrid_video.engine.attempts import AttemptDriver, Outcome, ProgressReport, Ticket
 from hybrid_video.engine.fleet import Fleet
 from hybrid_video.engine.prepare import build_context
+from hybrid_video.engine.refilling import refill
 from hybrid_video.engine.resume import OUT_OF_SIGHT, find_again
 from hybrid_video.engine.selection import Shot
 from hybrid_video.errors import BackendError, FailureKind, HybridVideoError, InputError, SubmitUncertain
@@ -43,6 +44,8 @@ class Reattach:
         self.owner = owner
         self.tell = tell
         self.trouble: dict[str, str] = {}
+        self.in_the_dark = False
+        """Whether the ledger was restored and may not know what became of its attempts: then no failure is booked."""
         self._settings = settings
         self._batches: dict[str, BatchRow] = {}
         self._attempts: dict[str, Attempt] = {}
@@ -81,6 +84,13 @@ class Reattach:
 
     async def follow(self, found: Outcome, attempt: Attempt) -> Outcome:
         """Waits for the end of an attempt that was found; the remote work goes on if this is cancelled."""
+        ended = await self._follow(found, attempt)
+        if not self.in_the_dark or ended.failure is None or isinstance(ended.failure, SubmitUncertain):
+            return ended
+        why = f"{ended.failure}; a journal that is not read may know better, and the gap since the backup is open"
+        return replace(ended, failure=self._unclear(attempt, why))
+
+    async def _follow(self, found: Outcome, attempt: Attempt) -> Outcome:
         if found.finished_already or found.failure is not None:
             return found
         try:
@@ -146,13 +156,19 @@ class Reattach:
 
 @asynccontextmanager
 async def reattaching(settings: Settings, ledger: Ledger, tell: Tell) -> AsyncIterator[Reattach]:
-    """A `Reattach` whose leases are renewed; closed with every job released."""
+    """A `Reattach` whose leases are renewed; closed with every job released.
+
+    A restored ledger is told of its gap first: a vendor that has forgotten a job would have it booked as lost.
+    """
+    gap = await asyncio.to_thread(refill, ledger, [settings.storage.clips_dir])
     fleet = Fleet(configured_backends(build_context(settings, None)))
     owner = Owner(settings.storage.home)
     ledger.act_as(owner)
     keeper = asyncio.create_task(_keep_lease(ledger, owner))
     try:
-        yield Reattach(settings, ledger, fleet, owner, tell)
+        hands = Reattach(settings, ledger, fleet, owner, tell)
+        hands.in_the_dark = gap is not None and not gap.closed
+        yield hands
     finally:
         keeper.cancel()
         await asyncio.gather(keeper, return_exceptions=True)
