@@ -122,7 +122,7 @@ def close() -> None:
 
 
 def is_unexpected(error: BaseException) -> bool:
-    """Whether it is a defect: neither our own tree, nor a connection that broke or was too slow, nor Prefect's control."""
+    """Whether it is a defect: not our own tree, not a connection that broke or was too slow, not Prefect's control."""
     if not isinstance(error, Exception) or isinstance(error, (HybridVideoError, TimeoutError, ConnectionError)):
         return False
     package = type(error).__module__.partition(".")[0]
