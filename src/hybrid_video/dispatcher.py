@@ -46,6 +46,9 @@ TOLERANCE_S = 1e-6
 JUST_IN_TIME = 0.8
 """Share of the time left that the dearest backend's work may fill before it starts: its times are the least known."""
 
+TROUBLED = 0.3
+"""The same once a backend has been away in this batch: the dearest may be next, so it is not left to the end."""
+
 SURE = 0.2
 """Share of what the cheaper backends can finish by which they must fall short before clips are made early to learn."""
 
@@ -69,6 +72,7 @@ def assign(
     pace: Mapping[str, float] | None = None,
     probes: Mapping[str, int] | None = None,
     spread: Mapping[str, float] | None = None,
+    troubled: bool = False,
 ) -> list[Assignment]:
     """The assignments to make now; neither the queue nor the lanes are modified.
 
@@ -78,10 +82,12 @@ def assign(
         probes: per backend with unproven times, how many jobs it may take before it has to.
         spread: per backend whose times are not certain, the coefficient of variation of the time a finished clip
             takes, failed attempts included.
+        troubled: a backend has been away in this batch.
     """
     made: list[Assignment] = []
     taken: list[Entry] = []
     state = Round(waiting, lanes, horizon_s, soft=soft, pace=pace or {}, probes=dict(probes or {}), spread=spread)
+    state.late_share = TROUBLED if troubled else JUST_IN_TIME
     try:
         for backend in state.backends:
             for index in backend.order():
@@ -165,7 +171,7 @@ def _needed(state: Round, backend: Backend, cheaper: list[Backend], service: flo
     over, rivals, room = state.overflow(cheaper, backend.position)
     if not dearest and over > -state.short_by(cheaper):
         over = max(over, 1)
-    in_time_s = JUST_IN_TIME * (state.horizon_s - 2 * service)
+    in_time_s = state.late_share * (state.horizon_s - 2 * service)
     proven = not backend.probes or over < SURE * room
     hope = room >= 1 or any(any(other.held) for other in cheaper)
     can_wait = dearest and hope and proven and over < backend.capacity(in_time_s, state.soft)

@@ -41,9 +41,7 @@ class Backend:
         "service_s",
     )
 
-    def __init__(
-        self, key: str, total: Total, lanes: list[LaneState], pace: float, probes: int, cv: float
-    ) -> None:
+    def __init__(self, key: str, total: Total, lanes: list[LaneState], pace: float, probes: int, cv: float) -> None:
         self.key = key
         self.pace = pace
         self.cv = cv
@@ -118,6 +116,8 @@ class Round:
         self._waiting = waiting
         self.horizon_s = min(horizon_s, LONGEST_S)
         self.soft = soft
+        self.late_share = 1.0
+        """Share of the time left that the dearest backend's work may fill before it starts."""
         found: dict[str, Backend] = {}
         totals = waiting.totals
         grouped: dict[str, list[LaneState]] = {key: [] for key, total in totals.items() if total.jobs}

@@ -48,6 +48,8 @@ def test_a_lane_that_has_gone_counts_until_outages_are_usually_over(fleet: Fleet
     assert known.away(LANES[2:], [], 22.0, None)["local"][0].free_s == OUTAGE_S - 12
     assert known.away(LANES[2:], [], 11.0 + OUTAGE_S, None) == {}
     assert known.away(LANES, [], 50.0, None) == {}
+    assert known.troubled
+    assert not Returns(fleet).troubled
 
 
 def test_nobody_waits_for_a_return_with_a_deadline_near(fleet: Fleet) -> None:

@@ -241,6 +241,14 @@ def test_a_missed_target_is_a_fail() -> None:
     assert Claim("cost", 1.5, 3).ratio == 0.5
 
 
+def test_a_batch_that_saw_an_absence_does_not_leave_the_dearest_to_the_last_moment() -> None:
+    """The own GPU is gone for good, the cloud for a while, and then Google refuses for ten seconds: still on time."""
+    sites = seed_sites(failure=0.05)
+    incidents = (Incident("local", 75), Incident("cloud", 125, 145), Incident("gemini", 200, 210, kills=False))
+    runs = [simulate(sites, clips(100), Ours(250, guard_s=None), seed=seed, incidents=incidents) for seed in range(40)]
+    assert sum(outcome.duration_s > 250 for outcome in runs) <= 2
+
+
 def test_counting_on_a_return_saves_money_and_keeps_the_deadline() -> None:
     """The own GPU is away for 30 s and the cloud for 20 s: nothing dear is bought for work that they can still do."""
     sites = seed_sites(failure=0.05)

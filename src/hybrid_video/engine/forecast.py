@@ -46,7 +46,7 @@ def _line(key: str, lanes: Sequence[Lane], mine: Sequence[Quote]) -> PoolLine:
         tier=mine[0].tier,
         slots=len(lanes),
         service_s=sum(quote.service_s - quote.cold_start_s for quote in mine) / len(mine),
-        price_usd=mean_usd([quote.amount_usd for quote in mine]),
+        price_usd=mean_usd([_expected_usd(quote) for quote in mine]),
         start_s=start_s,
         up=sum(not lane.start_s for lane in lanes) if lane_start_s else 0,
         turn_s=0.0 if flat else max(lane.turn_s for lane in lanes),
@@ -189,6 +189,17 @@ class _Goal(TypedDict):
     deadline_s: float | None
     budget_usd: Decimal | None
     value_of_time_usd_per_h: float
+
+
+def _expected_usd(quote: Quote) -> Decimal:
+    """What a clip is expected to be billed: begun seconds count as whole ones, half of one on average.
+
+    The quote's own amount is for the expected time exactly, which may lie just below or just above a whole second.
+    """
+    if not quote.rate_usd_per_s or quote.service_p90_s <= quote.service_s:
+        return quote.amount_usd
+    vendor_s = (quote.service_s - quote.cold_start_s) * quote.time_scale
+    return quote.rate_usd_per_s / Decimal(str(quote.time_scale)) * Decimal(str(vendor_s + 0.5))
 
 
 def _start_usd(quote: Quote, start_s: float) -> Decimal:

@@ -28,6 +28,8 @@ class Returns:
     _seen: dict[str, LaneState] = field(default_factory=dict, init=False)
     _gone_s: dict[str, float] = field(default_factory=dict, init=False)
     """Since when (monotonic seconds) a lane that was there is missing."""
+    troubled: bool = field(default=False, init=False)
+    """Whether anything has been away in this run."""
 
     def away(
         self, lanes: Sequence[LaneState], waiting: Iterable[JobProgress], now_s: float, left_s: float | None
@@ -51,6 +53,7 @@ class Returns:
                 found[key] = [*found.get(key, []), *(replace(b, free_s=max(b.free_s, busy_s)) for b in back_lanes)]
             else:
                 found.pop(key, None)
+        self.troubled = self.troubled or bool(found)
         return found
 
     def _look(self, lanes: Sequence[LaneState], now_s: float) -> None:

@@ -234,7 +234,16 @@ class BatchRun:
         lanes = merged(lanes, away)
         horizon_s = self._horizon(queue, lanes, now)
         soft, spread = self._batch.deadline_s is None, self._requoter.spread
-        for item in dispatcher.assign(queue, lanes, horizon_s, soft=soft, probes=self._unproven, spread=spread):
+        made = dispatcher.assign(
+            queue,
+            lanes,
+            horizon_s,
+            soft=soft,
+            probes=self._unproven,
+            spread=spread,
+            troubled=self._returns.troubled,
+        )
+        for item in made:
             self._start(item, lanes)
 
     def _able(self, waiting: list[JobProgress], now: float, away: Collection[str]) -> dict[str, Choice]:
@@ -289,7 +298,6 @@ class BatchRun:
                 budget,
                 self._settings.routing.value_of_time_usd_per_h,
                 whole_s=self._batch.deadline_s,
-                troubled=self._returns.troubled,
             )
             self._horizon_at_s = now + dispatcher.horizon(goal, pending, lanes)
         return self._horizon_at_s - now

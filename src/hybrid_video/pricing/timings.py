@@ -67,6 +67,12 @@ class TimingPrior(Model):
         return self.seconds / work_units(self.tier, output)
 
 
+START_WEIGHT = 1.0
+FORGET_STARTS_AT = 2
+"""Published starts range from half a second to minutes; a few that were seen at this endpoint say far more. So the
+published one weighs as one start, and less from two seen ones on."""
+
+
 @dataclass(frozen=True)
 class Estimate:
     """Seconds on the vendor's clock for one clip, and how they are known."""
@@ -122,7 +128,7 @@ class ServiceTimes:
     def cold_start_s(self, *, backend: str, gpu: str, published_s: float) -> float:
         """Seconds until a worker's work begins: the published figure, corrected by the starts that were seen."""
         count, total = self.cold_starts.get((backend, gpu), (0, 0.0))
-        weight = prior_weight(count)
+        weight = prior_weight(count, START_WEIGHT, FORGET_STARTS_AT)
         return published_s * (weight * COLD_START_S + total) / ((weight + count) * COLD_START_S)
 
     def cold_start_p90_s(self, backend: str, gpu: str, expected_s: float) -> float:
@@ -167,9 +173,9 @@ class ServiceTimes:
         )
 
 
-def prior_weight(clips: int) -> float:
+def prior_weight(clips: int, weight: float = PRIOR_WEIGHT, forget_at: int = FORGET_PRIOR_AT) -> float:
     """How many clips the published figure weighs beside so many that were seen."""
-    return PRIOR_WEIGHT * min(1.0, (FORGET_PRIOR_AT / clips) ** 2 if clips else 1.0)
+    return weight * min(1.0, (forget_at / clips) ** 2 if clips else 1.0)
 
 
 def _published(kind: Kind) -> float:

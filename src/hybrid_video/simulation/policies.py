@@ -105,6 +105,7 @@ class Ours:
     _affordable: frozenset[str] = frozenset()
     _quotes: dict[tuple[float, str, str], dict[str, Quote]] = field(default_factory=dict)
     _flat: frozenset[str] = frozenset()
+    _troubled: bool = False
 
     def begin(self, sites: Sequence[Site]) -> None:
         """Learns of the sites."""
@@ -139,6 +140,7 @@ class Ours:
         guard = None if self.guard_s is None else min(self.guard_s, deadline or 0.0)
         known = {key: one for key, one in self._learned.items() if key not in self._flat} if self.learning else {}
         pace = {key: learned.pace for key, learned in known.items()}
+        self._troubled = self._troubled or bool(view.away and self.counts_on_returns)
         goal = Goal(deadline, budget, self.value_of_time_usd_per_h, whole_s=self.deadline_s, guard_s=guard)
         horizon_s = dispatcher.horizon(goal, self._waiting, lanes, pace)
         if self.on_decision is not None:
@@ -146,7 +148,16 @@ class Ours:
         soft = self.deadline_s is None if self.soft is None else self.soft
         probes = {key: PROBES - seen for key, one in known.items() if (seen := one.done + one.running) < PROBES}
         spread = {key: learned.spread.cv for key, learned in known.items()}
-        made = dispatcher.assign(self._waiting, lanes, horizon_s, soft=soft, pace=pace, probes=probes, spread=spread)
+        made = dispatcher.assign(
+            self._waiting,
+            lanes,
+            horizon_s,
+            soft=soft,
+            pace=pace,
+            probes=probes,
+            spread=spread,
+            troubled=self._troubled,
+        )
         chosen = []
         for item in made:
             if self.budget_usd is not None:
