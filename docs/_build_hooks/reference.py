@@ -29,10 +29,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def settings() -> Iterator[str]:
     """Every setting: variable, default, what it does."""
-    yield "# Settings\n\nRead from the environment, then from `.env` in the working folder. Lists are comma-separated."
+    yield "# Settings\n\nRead from the environment, then from `.env` in the working folder, then from `settings.env` in the home"
+    yield "folder, which `install-comfyui` writes. Lists are comma-separated."
     for group in GROUPS:
-        yield f"\n## {inspect.cleandoc(group.__doc__ or group.__name__).splitlines()[0]}\n"
-        yield "| variable | default | |\n|---|---|---|"
+        yield f"\n## {inspect.cleandoc(group.__doc__ or group.__name__).splitlines()[0].removesuffix('.')}\n"
+        yield "| variable | default | meaning |\n|---|---|---|"
         for name, field in group.model_fields.items():
             default = field.get_default(call_default_factory=name != "home")
             shown = "" if default in (None, "", ()) or isinstance(default, SecretStr) else _plain(default)
@@ -51,7 +52,9 @@ def _plain(value: Any) -> str:
 
 
 def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
+    """For a cell of a table; `<home>` is no HTML, in a code span it is safe as it is."""
+    spans = " ".join(text.split()).replace("|", "\\|").split("`")
+    return "`".join(span if number % 2 else span.replace("<", "&lt;") for number, span in enumerate(spans))
 
 
 def commands() -> Iterator[str]:
@@ -62,14 +65,13 @@ def commands() -> Iterator[str]:
 
 
 def _command(command: Any, path: str) -> Iterator[str]:
-    children = getattr(command, "commands", None)
-    if children is None:
+    children: dict[str, Any] = getattr(command, "commands", {})
+    if not children or command.invoke_without_command:
         yield f"\n## {path}\n\n{inspect.cleandoc(command.help or '')}\n"
         rows = [_parameter(parameter) for parameter in command.params]
         if rows:
             yield "| | |\n|---|---|"
             yield from rows
-        return
     for name, child in children.items():
         yield from _command(child, f"{path} {name}")
 
