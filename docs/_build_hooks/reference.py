@@ -29,7 +29,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def settings() -> Iterator[str]:
     """Every setting: variable, default, what it does."""
-    yield "# Settings\n\nRead from the environment, then from `.env` in the working folder, then from `settings.env` in the home"
+    yield "# Settings\n"
+    yield "Read from the environment, then from `.env` in the working folder, then from `settings.env` in the home"
     yield "folder, which `install-comfyui` writes. Lists are comma-separated."
     for group in GROUPS:
         yield f"\n## {inspect.cleandoc(group.__doc__ or group.__name__).splitlines()[0].removesuffix('.')}\n"
