@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from hybrid_video import logs, redaction
 from hybrid_video.errors import ConfigurationError, FailureKind, TransientError
@@ -163,6 +164,53 @@ def test_the_command_line_reads_the_variable_and_keeps_results_apart(tmp_path: P
     assert wrong.returncode == 2
     assert "HYBRID_VIDEO_LOG_FORMAT is 'yaml'" in wrong.stderr
     assert "Traceback" not in wrong.stderr
+
+
+def test_prefect_that_was_there_first_writes_our_lines() -> None:
+    """A flow run under somebody's own worker: Prefect's handlers for the console give way, at every logger."""
+    code = (
+        "import logging, prefect; from hybrid_video import logs; logs.configure();"
+        "logging.getLogger('prefect.engine').warning('of prefect');"
+        "logging.getLogger('hybrid_video.x').warning('of ours');"
+        "logging.getLogger('uvicorn').warning('of uvicorn')"
+    )
+    environment = {**os.environ, "HYBRID_VIDEO_LOG_FORMAT": "json", "PREFECT_LOGGING_LEVEL": "INFO"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert [json.loads(line)["message"] for line in done.stderr.splitlines()] == ["of prefect", "of ours", "of uvicorn"]
+
+
+def test_prefects_configuration_with_our_lines_is_prefects_own_otherwise() -> None:
+    """A new Prefect may bring loggers of its own: then the shipped file must follow."""
+    from prefect.logging.configuration import DEFAULT_LOGGING_SETTINGS_PATH
+
+    theirs, ours = (yaml.safe_load(Path(p).read_text()) for p in (DEFAULT_LOGGING_SETTINGS_PATH, logs.PREFECT_FILE))
+    for name, logger in theirs["loggers"].items():
+        handlers = ["console" if handler == "debug" else handler for handler in logger.get("handlers", [])]
+        assert ours["loggers"][name] == {**logger, **({"handlers": handlers} if handlers else {})}, name
+    assert ours["root"] == theirs["root"]
+    assert ours["handlers"]["console"]["formatter"] == "json"
+
+
+def test_what_is_said_to_people_becomes_lines(lines: io.StringIO) -> None:
+    """Whole lines only, without the frames of tables; pieces are put together."""
+    stream = logs.LineStream(logging.getLogger("hybrid_video.console"))
+    for piece in ("half a ", "line\n", "\n", "┏━━━┓\n", "┃ job ┃ cost ┃\n│ s1  │ $0.1 │\n", "rest"):
+        assert stream.write(piece) == len(piece)
+    assert [line["message"] for line in read(lines)] == ["half a line", "job cost", "s1 $0.1"]
+    assert not stream.isatty()
+
+
+def test_hooks_of_others_are_left_alone(lines: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Uncaught errors are ours with JSON only, and given back afterwards."""
+    assert sys.excepthook is not sys.__excepthook__
+    logs.configure(LogSettings(format="off"))
+    assert sys.excepthook is sys.__excepthook__
+    monkeypatch.setattr(sys, "excepthook", print)
+    logs.configure(LogSettings(format="off"))
+    assert sys.excepthook is print
 
 
 def test_a_wrong_level_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
