@@ -63,7 +63,7 @@ class Studio:
         shot = shot or f"shot-{self._count}"
         jobs = [row.spec for row in self.ledger.job_rows(batch)]
         known = {row.id for row in jobs}
-        spec = tuple([*jobs, job(shot)]) if shot not in known else tuple(jobs)
+        spec = (*jobs, job(shot)) if shot not in known else tuple(jobs)
         self.ledger.register(make_batch(batch, spec), out_dir=self.settings.storage.home)
         order = make_order(batch, job(shot), usd=usd, reserve_usd="5", backend=backend, number=number)
         reserve(self.ledger, order, self.owner)
@@ -165,9 +165,6 @@ async def test_the_days_together_are_the_ledgers_balance(
             for lines in (day.by_backend, day.by_batch, day.by_workflow, day.hours):
                 assert sum((line.cost_usd for line in lines), Decimal(0)) == day.cost_usd
             assert next(line.cost_usd for line in day.days if line.day == day.day) == day.cost_usd
-    assert {line.day: line.cost_usd for line in days[-1].days} == {
-        day.day: day.cost_usd for day in [*days] if day.day >= days[-1].days[0].day
-    } | {line.day: Decimal(0) for line in days[-1].days if line.day < date(2026, 10, 21)}
     studio.close()
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 from dataclasses import asdict
-from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated
@@ -18,7 +17,7 @@ from hybrid_video.cli.ledger import ledger_app
 from hybrid_video.cli.output import console, print_json
 from hybrid_video.cli.run import JsonOption, parse_usd
 from hybrid_video.engine.report import money
-from hybrid_video.engine.session import open_ledger, opened
+from hybrid_video.engine.session import open_ledger
 from hybrid_video.errors import ConfigurationError, InputError, LedgerError
 from hybrid_video.ledger import Ledger
 from hybrid_video.ledger import schema as t
@@ -34,11 +33,10 @@ from hybrid_video.ledger.copying import (
 from hybrid_video.ledger.copying import backup as write_backup
 from hybrid_video.ledger.copying import restore as read_backup
 from hybrid_video.ledger.gaps import close_by_word, open_gap
-from hybrid_video.ledger.pruning import Pruned, compact, prunable
-from hybrid_video.ledger.pruning import prune as prune_ledger
 from hybrid_video.models import Tier, utc_now
 from hybrid_video.redaction import redact
 from hybrid_video.settings import Settings
+from hybrid_video.tidying import prune_ledger
 
 
 @ledger_app.command()
@@ -173,16 +171,7 @@ def prune(
 
     A pruned batch cannot be run again under its name. Batches with anything open or uncertain are left alone.
     """
-    settings = Settings.load()
-    before = utc_now() - timedelta(days=older_than)
-    with opened(settings) as (ledger, history):
-        history.update(ledger)
-        if dry_run:
-            gone = Pruned(prunable(ledger, before), 0, 0, Decimal(0))
-        else:
-            gone = prune_ledger(ledger, before)
-            if gone.batches:
-                compact(ledger)
+    gone = prune_ledger(Settings.load(), older_than_days=older_than, dry_run=dry_run)
     what = f"{len(gone.batches)} batches that ended more than {older_than} days ago"
     if dry_run:
         console.print(f"would prune {what}; nothing was changed")
