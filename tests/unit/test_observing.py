@@ -41,7 +41,6 @@ def _off_afterwards() -> Iterator[None]:
     """Nothing stays switched on."""
     yield
     observing.stop()
-    privacy.forget()
 
 
 @pytest.fixture
@@ -128,11 +127,24 @@ def test_a_report_says_where_and_about_what_and_nothing_else(reports: Receiver) 
 )
 def test_only_the_harmless_part_of_a_message_leaves(error: Exception, told: str) -> None:
     """Messages quote whatever they like; what stands in quotation marks, brackets and paths stays here."""
-    jobs = [{"id": f"s{n}", "prompt": prompt} for n, prompt in enumerate((PROMPT, *UNSPACED))]
-    observing.keep_batch_private(Batch.model_validate({"name": "night", "jobs": jobs}))
+    privacy.keep_private((PROMPT, *UNSPACED))
     assert privacy.of_error(error) == told or (told == "[withheld]" and privacy.of_error(error).endswith(told))
     for private in PRIVATE[:4]:
         assert private.decode() not in privacy.of_error(error)
+
+
+def test_prompts_are_remembered_only_where_something_may_leave(server: Receiver) -> None:
+    """A studio without Sentry keeps no second copy of its prompts in memory; and with it only so many."""
+    batch = Batch.model_validate({"name": "night", "jobs": [{"id": "s1", "prompt": PROMPT}]})
+    observing.keep_batch_private(batch)
+    assert not privacy._groups
+    observing.start("test", ObservingSettings(sentry_dsn=server.dsn))
+    observing.keep_batch_private(batch)
+    assert len(privacy._groups) == len(PROMPT.split()) - privacy.TOGETHER + 1
+    privacy.keep_private([" ".join(f"w{n}" for n in range(2 * privacy.MOST_KEPT))])
+    assert len(privacy._groups) == privacy.MOST_KEPT
+    observing.stop()
+    assert not privacy._groups
 
 
 def test_what_people_did_wrong_and_failed_attempts_are_no_defects(reports: Receiver) -> None:

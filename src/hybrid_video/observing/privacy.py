@@ -18,8 +18,8 @@ WITHHELD = "[withheld]"
 LONGEST = 300
 TOGETHER = 3
 """So many words in a row of a prompt give it away; a shorter prompt is looked for as a whole."""
-MOST_KEPT = 200_000
-"""Word groups remembered; prompts of batches long over are then forgotten first."""
+MOST_KEPT = 100_000
+"""Word groups remembered, some 10 MB; prompts of batches long over are forgotten first."""
 
 _QUOTE = re.compile(r"(?<!\w)['\"`‘“«<{\[]|\n")
 _NAME = re.compile(r"(?<!\w)'([A-Za-z_][A-Za-z0-9_.]{0,60})'(?!\w)")
@@ -32,12 +32,14 @@ _FROM_INTERPRETER = (AttributeError, NameError, TypeError, ImportError)
 """Their quotations are names in the code, such as `'NoneType' object has no attribute 'path'`."""
 
 _lock = threading.Lock()
-_groups: dict[tuple[str, ...], None] = {}
+_groups: dict[int, None] = {}
+"""Hashes of word groups in the order they came; one that meets another's hides a few words more."""
+_keeping = False
 
 
 def keep_private(texts: Iterable[str]) -> None:
     """From now on no words of these (prompts, names of files) leave in a message."""
-    found = [group for text in texts for group in _grouped(_words(text))]
+    found = [hash(group) for text in texts for group in _grouped(_words(text))]
     with _lock:
         for group in found:
             _groups.pop(group, None)
@@ -47,14 +49,19 @@ def keep_private(texts: Iterable[str]) -> None:
 
 
 def keep_batch_private(batch: Batch) -> None:
-    """From now on nothing of what a batch's jobs say leaves in a message."""
+    """From now on nothing of what a batch's jobs say leaves in a message. Costs nothing where nothing leaves at all."""
+    if not _keeping:
+        return
     keep_private(text for job in batch.jobs for text in (job.prompt, job.negative_prompt, job.image) if text)
 
 
-def forget() -> None:
-    """Forgets what was kept private, for tests."""
+def keep(wanted: bool) -> None:
+    """Whether anything may leave, so that batches are to be kept private; False forgets those that were."""
+    global _keeping  # noqa: PLW0603 - one memory in a process
     with _lock:
-        _groups.clear()
+        _keeping = wanted
+        if not wanted:
+            _groups.clear()
 
 
 def of_error(error: BaseException) -> str:
@@ -106,7 +113,7 @@ def _without_words(text: str) -> str:
             return text
         for size in range(1, TOGETHER + 1):
             for at in range(len(words) - size + 1):
-                if tuple(words[at : at + size]) in _groups:
+                if hash(tuple(words[at : at + size])) in _groups:
                     private[at : at + size] = [True] * size
     pieces, end, at = [], 0, 0
     while at < len(found):

@@ -10,7 +10,7 @@ import threading
 from pydantic import ValidationError
 
 from hybrid_video.errors import ConfigurationError
-from hybrid_video.observing import sentry, traces
+from hybrid_video.observing import privacy, sentry, traces
 from hybrid_video.settings import ObservingSettings, problems_of
 
 log = logging.getLogger("hybrid_video.observing")
@@ -51,6 +51,7 @@ def stop() -> None:
         _started = False
         sentry.close()
         traces.close()
+        privacy.keep(False)
 
 
 def _settings() -> ObservingSettings:
@@ -75,6 +76,7 @@ def _start(part: str, settings: ObservingSettings) -> None:
         except ImportError:
             _missing("OTEL_EXPORTER_OTLP_ENDPOINT", "no traces are sent")
     if on:
+        privacy.keep(True)
         atexit.register(stop)
 
 
