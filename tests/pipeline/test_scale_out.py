@@ -10,6 +10,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
@@ -36,7 +38,7 @@ from hybrid_video.errors import ConfigurationError
 from hybrid_video.ledger import Ledger
 from hybrid_video.ledger.verify import VerifyReport, verify
 from hybrid_video.models import AttemptState, JobState
-from hybrid_video.prefect_api import call
+from hybrid_video.prefect_api import call, client_environment
 from hybrid_video.prefect_deploy import create_pools, deploy
 from hybrid_video.prefect_worker import PrefectWorker
 from hybrid_video.project import project_dir
@@ -46,7 +48,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("prefect"), pytest.mark.
 JOBS = 18
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 SECOND_POOL = "second-machine"
-PICTURES = ROOT / "test-output" / "scale-out"
+OUTPUT = ROOT / "test-output" / "scale-out"
 FLAGS = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
@@ -160,7 +162,7 @@ def verified(place: Studio) -> VerifyReport:
 
 
 def report_of(place: Studio, farm: Servers, killed: list[str], batches: dict[str, str]) -> dict[str, Any]:
-    """What a drill came to, printed as JSON for the record of the run.
+    """What a drill came to; printed, and kept as an output of the run.
 
     Lost: jobs neither made nor known to be uncertain. Doubled: jobs paid for more than once.
     """
@@ -181,6 +183,8 @@ def report_of(place: Studio, farm: Servers, killed: list[str], batches: dict[str
         "settled_usd": str(found.settled_usd),
     }
     print(json.dumps({"kill_drill": report}))
+    OUTPUT.mkdir(parents=True, exist_ok=True)
+    (OUTPUT / f"kill-drill-{'-'.join(batches)}.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
     return report
 
 
@@ -297,6 +301,32 @@ def test_prefects_pages_work_in_a_browser_over_tls_after_the_password(place: Stu
     asked = [url for url, _ in answers if "/api/" in url]
     assert asked
     assert all(url.startswith(place.prefect_https_url) for url in asked), asked
+
+
+def test_a_kubernetes_pool_and_its_deployment_are_made_as_the_page_says(place: Studio) -> None:
+    """The commands of docs/how-to/several-machines.md; no job runs, because there is no cluster."""
+    page = (ROOT / "docs" / "how-to" / "several-machines.md").read_text(encoding="utf-8")
+    commands = [line.removeprefix("$ ") for line in page.splitlines() if line.startswith("$ prefect ")]
+    wanted = [command for command in commands if " kubernetes" in command and "worker start" not in command]
+    assert len(wanted) == 2, wanted
+    environment = client_environment(place.prefect_url, place.folder / "kubernetes")
+    for command in wanted:
+        done = subprocess.run(
+            [sys.executable, "-m", *command.split()],
+            cwd=project_dir(),
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    pool = call(place.prefect_url, "GET", "/work_pools/kubernetes")
+    assert pool["type"] == "kubernetes"
+    assert pool["base_job_template"]["variables"]["properties"]["image"]["default"] == "hybrid-video:latest"
+    deployment = call(place.prefect_url, "GET", "/deployments/name/generate-batch/kubernetes")
+    assert deployment["work_pool_name"] == "kubernetes"
+    assert deployment["pull_steps"] == [{"hybrid_video.project.enter": {}}]
 
 
 def test_the_database_dies_in_mid_batch_and_nothing_is_lost_or_doubled(
@@ -428,5 +458,5 @@ def browser_page() -> Iterator[Any]:
 
 def keep(page: Any, name: str) -> None:
     """Keeps a picture as an output of the run."""
-    PICTURES.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=str(PICTURES / f"{name}.png"))
+    OUTPUT.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=str(OUTPUT / f"{name}.png"))

@@ -80,12 +80,36 @@ def test_the_wheel_holds_one_package_and_nothing_beside_it(wheel: Path) -> None:
         "workflows/**/*.json",
         "_project/prefect.yaml",
         "_project/flows/generate_batch.py",
+        "_project/flows/reconcile.py",
+        "_project/flows/watch_backends.py",
         "_project/tasks/steps.py",
+        "_project/dashboard/app.py",
+        "_project/dashboard/.streamlit/config.toml",
+        "wording/en.toml",
+        "wording/th.toml",
+        "work_pools/cloud-gpu.json",
+        "installer/data/models.toml",
     ],
 )
 def test_data_and_the_prefect_project_travel_inside(installed: Path, pattern: str) -> None:
     """Prices, templates, recorded nodes and flows are found next to the code."""
     assert list((installed / "hybrid_video").glob(pattern))
+
+
+def test_every_flow_task_and_page_of_the_checkout_travels(installed: Path) -> None:
+    """A new one is not forgotten."""
+    for folder in ("flows", "tasks", "dashboard"):
+        here = {path.relative_to(ROOT) for path in (ROOT / folder).rglob("*.py")}
+        there = installed / "hybrid_video" / "_project"
+        assert here == {path.relative_to(there) for path in (there / folder).rglob("*.py")}
+
+
+def test_the_version_stands_in_one_place() -> None:
+    """Everything else reads it there."""
+    assert 'dynamic = ["version"]' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    code = [path for folder in ("src", "flows", "tasks", "dashboard") for path in (ROOT / folder).rglob("*.py")]
+    named = [path.name for path in code if f'"{__version__}"' in path.read_text(encoding="utf-8")]
+    assert named == ["__init__.py"]
 
 
 def test_every_source_file_is_inside_and_nothing_private(installed: Path) -> None:
