@@ -20,6 +20,9 @@ from hybrid_video.models import Batch, Preferences, VideoJob
 PER_CENT = (60, 38, 2)
 """Shares of the local, cloud and Gemini tier in a mixed batch: an emulated Gemini clip takes half a second to draw."""
 
+GOOGLES = {"duration_s": 4.0, "width": 640, "height": 360, "fps": 24}
+"""Google makes no shorter and no smaller ones."""
+
 
 class Clock:
     """Wall and CPU seconds of this process from its making on."""
@@ -47,8 +50,10 @@ def mixed_shots(count: int, name: str) -> Batch:
     for number, job in enumerate(shots(count, name).jobs):
         place = number * 37 % 100  # well mixed: 37 and 100 have no common factor
         wish = "local" if place < PER_CENT[0] else "cloud" if place < sum(PER_CENT[:2]) else "gemini"
-        preferences = Preferences(backend=wish)
-        jobs.append(job.model_copy(update={"preferences": preferences}))
+        changes: dict[str, Any] = {"preferences": Preferences(backend=wish)}
+        if wish == "gemini":
+            changes |= GOOGLES
+        jobs.append(job.model_copy(update=changes))
     return Batch(name=name, jobs=tuple(jobs), preferences=None)
 
 

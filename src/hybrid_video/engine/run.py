@@ -315,8 +315,11 @@ class BatchRun:
 
     def _lane_states(self, now: float) -> list[LaneState]:
         states = []
+        on_lane: dict[str, list[UnderWay]] = {}
+        for busy in self._busy.values():
+            on_lane.setdefault(busy.order.lane, []).append(busy)
         for lane in self._fleet.lanes():
-            held = self._held(lane.id)
+            held = _holding(on_lane.get(lane.id, []))
             ahead = self._shared.ahead(lane) if held and all(busy.seen for busy in held) else 0
             free = self._shared.on(lane.id).left_s
             for busy in held:
@@ -330,10 +333,8 @@ class BatchRun:
         return states + self._roster.expected()
 
     def _held(self, lane: str) -> list[UnderWay]:
-        """What a lane has to do. Clips that are made count only while too many of them wait to be brought in."""
-        mine = [busy for busy in self._busy.values() if busy.order.lane == lane]
-        working = [busy for busy in mine if not busy.made]
-        return working if len(mine) - len(working) <= BRINGING_IN else mine
+        """What a lane has to do."""
+        return _holding([busy for busy in self._busy.values() if busy.order.lane == lane])
 
     def _busy_lanes(self) -> set[str]:
         return {busy.order.lane for busy in self._busy.values()}
@@ -776,6 +777,12 @@ class BatchRun:
     def _notice(self, message: str) -> None:
         self._notices.append(message)
         self._teller.tell("notice", message)
+
+
+def _holding(mine: list[UnderWay]) -> list[UnderWay]:
+    """Those that keep a lane busy: clips that are made count only while too many of them wait to be brought in."""
+    working = [busy for busy in mine if not busy.made]
+    return working if len(mine) - len(working) <= BRINGING_IN else mine
 
 
 def _with_advice(message: str, advice: str) -> str:

@@ -128,6 +128,7 @@ class Listener:
             ping_timeout=_PONG_WITHIN_S,
             close_timeout=1.0,
             max_size=_LONGEST_MESSAGE,
+            compression=None,  # many small messages: packing them costs both ends more than sending them
             proxy=None if is_loopback(self._url) else True,
         )
         async with connection as socket:

@@ -65,11 +65,15 @@ class GoogleRoad:
         self._models = models
         self._submit_timeout_s = submit_timeout_s
         self._session: Session | None = None
+        self._lanes: tuple[Lane, ...] = ()
 
     def lanes(self) -> tuple[Lane, ...]:
         """One lane for each operation Google lets us have under way."""
         count = self._settings.max_concurrent
-        return tuple(Lane(id=f"{self.key}/{n}", backend=self.key, tier=self.tier) for n in range(1, count + 1))
+        if len(self._lanes) != count:
+            ids = (f"{self.key}/{number}" for number in range(1, count + 1))
+            self._lanes = tuple(Lane(id=lane, backend=self.key, tier=self.tier) for lane in ids)
+        return self._lanes
 
     def capabilities(self) -> Capabilities:
         """What its models can make together."""
