@@ -335,7 +335,7 @@ DRILLS: dict[str, tuple[dict[str, str], dict[str, str], str]] = {
     ),
     "HybridVideoBreakerOpen": (
         {'breaker_state{backend="gemini"}': "2"},
-        {'breaker_state{backend="gemini"}': "1"},
+        {'breaker_state{backend="gemini"}': "0"},
         'backend="gemini"',
     ),
     "HybridVideoManyFailures": (
@@ -360,7 +360,11 @@ DRILLS: dict[str, tuple[dict[str, str], dict[str, str], str]] = {
         {'disk_free_bytes{folder="clips"}': "9e9"},
         'folder="clips"',
     ),
-    "HybridVideoBillDiffers": ({"pods_unreconciled": "1"}, {"pods_unreconciled": "0"}, ""),
+    "HybridVideoBillDiffers": (
+        {"pods_unreconciled_oldest_seconds": "30000"},
+        {"pods_unreconciled_oldest_seconds": "0"},
+        "",
+    ),
 }
 """For each rule: series that make it fire, what changes so that it clears, and the labels it carries."""
 
@@ -409,6 +413,36 @@ def test_every_rule_fires_and_clears(tmp_path: Path) -> None:
     wrong["input_series"] = [series("up", "1", "1")]
     file.write_text(json.dumps(document | {"tests": [wrong]}))
     assert promtool("test", "rules", str(file)).returncode != 0
+
+
+SEQUENCES = {
+    # open for half a minute, then half open because no job has been sent since
+    "HybridVideoBreakerOpen": ({'breaker_state{backend="veo"}': "0 0 2 1x12"}, {3: 0, 12: 1}),
+    # an idle night, then a batch whose first clip takes forty minutes
+    "HybridVideoQueueStuck": ({"queue_jobs": "0x60 3x60", 'attempts_total{backend="veo"}': "9x120"}, {85: 0, 100: 1}),
+    # pods that close and are compared all day long, none of them late
+    "HybridVideoBillDiffers": ({"pods_unreconciled": "2x900", "pods_unreconciled_oldest_seconds": "900x900"}, {899: 0}),
+    # one failure in a quiet hour is no reason to wake anybody
+    "HybridVideoManyFailures": ({'attempts_total{backend="veo",outcome="failed"}': "0x5 1x60"}, {10: 0, 40: 0}),
+}
+"""Values minute by minute as they happen, and whether the alert fires after so many minutes."""
+
+
+def test_rules_keep_quiet_and_speak_up_in_what_really_happens(tmp_path: Path) -> None:
+    """A rule that waits for a state longer than it lasts never fires; one that does not wait wakes for nothing."""
+    tests = []
+    for name, (values, moments) in SEQUENCES.items():
+        rows = [{**series(metric, "0", "0"), "values": given} for metric, given in values.items()]
+        expression = f'count(ALERTS{{alertname="{name}",alertstate="firing"}}) or vector(0)'
+        checks = [
+            {"expr": expression, "eval_time": f"{minute}m", "exp_samples": [{"labels": "{}", "value": fires}]}
+            for minute, fires in moments.items()
+        ]
+        tests.append({"interval": "1m", "name": name, "input_series": rows, "promql_expr_test": checks})
+    file = tmp_path / "sequences.json"
+    file.write_text(json.dumps({"rule_files": [str(RULES)], "evaluation_interval": "1m", "tests": tests}))
+    done = promtool("test", "rules", str(file))
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_every_rule_has_a_drill_and_says_what_to_do() -> None:

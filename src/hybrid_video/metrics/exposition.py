@@ -145,6 +145,8 @@ def _pods(connection: Connection, settings: Settings, now: datetime) -> Iterator
     planned = settings.pods.max_price_usd_per_h * settings.pods.max_pods
     yield _gauge("pods_usd_per_hour_max", "The dearest that the settings allow.", {(): planned})
     yield _gauge("pods_unreconciled", "Closed pods not yet compared with the bill.", {(): counts.unreconciled})
+    text = "How long ago the first of them ended."
+    yield _gauge("pods_unreconciled_oldest_seconds", text, {(): counts.oldest_unreconciled_s})
     overhead = connection.execute(sa.select(sa.func.sum(t.pod_shares.c.amount_usd))).scalar() or Decimal(0)
     yield _counter("pod_overhead_usd", "Start-up, idle time and storage of pods.", {(): overhead})
     yield _gauge(

@@ -30,6 +30,8 @@ class PodCounts:
     """Open pods whose lease, as far as we know, has run out: they should be gone."""
     unreconciled: int
     """Closed pods that RunPod's bill has not been compared with."""
+    oldest_unreconciled_s: float
+    """How long ago the first of them ended; 0 without any."""
 
 
 @dataclass(frozen=True)
@@ -102,11 +104,13 @@ def pod_counts(connection: Connection, now: datetime, first_lease: timedelta) ->
     states = connection.execute(sa.select(p.state, sa.func.count()).group_by(p.state))
     late_pod = sa.or_(p.lease_until < now, sa.and_(p.lease_until.is_(None), p.intended_at < now - first_lease))
     late = sa.select(sa.func.count()).where(p.state.not_in(PODS_OVER), late_pod)
-    unbilled = sa.select(sa.func.count()).where(p.state == "closed", p.reconciled_at.is_(None))
+    unbilled = sa.select(sa.func.count(), sa.func.min(p.closed_at))
+    unreconciled, since = connection.execute(unbilled.where(p.state == "closed", p.reconciled_at.is_(None))).one()
     return PodCounts(
         {str(state): int(count) for state, count in states},
         int(connection.execute(late).scalar_one()),
-        int(connection.execute(unbilled).scalar_one()),
+        int(unreconciled),
+        max(0.0, (now - since).total_seconds()) if since else 0.0,
     )
 
 
