@@ -92,9 +92,6 @@ async def generate_batch(
         data = {"error": text, "problems": told, "exit_code": error.exit_code, "kind": type(error).__name__}
         _answer(data)
         return Failed(message=text[:1000], data=data)
-    except Exception as error:
-        observing.report(error)
-        raise
     _answer(report.model_dump(mode="json"))
     await publish_report(report, Settings.load().storage.clips_url)
     summary = f"{report.completed} of {report.jobs} clips for ${report.to_json()['cost_usd']}"

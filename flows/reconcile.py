@@ -56,9 +56,6 @@ async def reconcile(
         text = redact(str(error))
         logger.error("%s", text)  # noqa: TRY400 - a traceback tells the user nothing
         return Failed(message=text[:1000], data={"error": text, "exit_code": error.exit_code})
-    except Exception as error:
-        observing.report(error)
-        raise
     for line in report.attempts:
         if line.outcome in ("uncertain", "charged", "failed"):
             logger.warning("%s/%s: %s", line.batch, line.job, line.message)

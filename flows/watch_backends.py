@@ -56,9 +56,6 @@ async def watch_backends(hours: Annotated[float | None, Field(gt=0)] = None) -> 
         text = redact(str(error))
         logger.error("%s", text)  # noqa: TRY400 - a traceback tells the user nothing
         return Failed(message=text[:1000], data={"error": text, "exit_code": error.exit_code})
-    except Exception as error:
-        observing.report(error)
-        raise
     if other is not None:
         return Completed(message=f"{other.label} watches already", name="AlreadyWatched", data={"watched": False})
     return Completed(message="the watcher was ended", data={"watched": True, **status})

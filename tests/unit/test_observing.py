@@ -328,6 +328,18 @@ async def test_a_defect_in_a_run_names_its_attempt(
     assert str(tmp_path).encode() not in reports.everything
 
 
+def test_what_ends_a_flow_run_is_reported_however_it_is_written(reports: Receiver) -> None:
+    """Prefect catches it and logs it; a warning, and an error of our own tree, are not defects."""
+    logger = logging.getLogger(sentry.FLOWS)
+    for error in (RuntimeError("the end"), InputError("no batch")):
+        logger.error("Encountered exception during execution: %r", error, exc_info=raised(error))
+    logger.warning("slow", exc_info=raised(ValueError("x")))
+    logger.error("without any")
+    observing.stop()
+    logger.error("later", exc_info=raised(KeyError("x")))
+    assert [event["exception"]["values"][-1]["value"] for event in reports.events()] == ["the end"]
+
+
 async def test_the_watcher_reports_a_defect_of_a_duty_and_not_a_vendor_that_is_down(
     reports: Receiver, tmp_path: Path
 ) -> None:

@@ -39,6 +39,8 @@ KEPT: Final = frozenset(
 SAME_AGAIN_S = 3600.0
 """The same error at the same place is reported once in an hour: a watcher may meet it every five seconds."""
 MOST_AN_HOUR = 20
+FLOWS: Final = "prefect.flow_runs"
+"""The logger that Prefect 3.8.8 tells of an error in a flow's body with (`Encountered exception during execution`)."""
 END_S = 2.0
 """A process that ends waits so long for its last reports."""
 DEEPEST = 60
@@ -87,6 +89,7 @@ def configure(dsn: str, environment: str, part: str) -> None:
     with _lock:
         _client, _part = made, part
         _reported.clear()
+    logging.getLogger(FLOWS).addHandler(_flows)
 
 
 def report(error: BaseException, **about: str | int) -> bool:
@@ -114,11 +117,23 @@ def report(error: BaseException, **about: str | int) -> bool:
 def close() -> None:
     """Sends what is still waiting, for END_S at most, and forgets the client."""
     global _client
+    logging.getLogger(FLOWS).removeHandler(_flows)
     with _lock:
         client, _client = _client, None
     if client is not None:
         with contextlib.suppress(Exception):
             client.close(timeout=END_S)
+
+
+class _OfFlows(logging.Handler):
+    """Reports what ended a flow run: Prefect logs it with its traceback and lets nobody else see it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info and record.exc_info[1] is not None:
+            report(record.exc_info[1])
+
+
+_flows = _OfFlows(logging.ERROR)
 
 
 def is_unexpected(error: BaseException) -> bool:
