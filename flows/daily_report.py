@@ -81,5 +81,5 @@ async def _made(settings: Settings, day: str, bills: bool) -> DailyReport:
 
 if __name__ == "__main__":
     given = json.loads(sys.argv[1]) if len(sys.argv) > 1 else {}
-    ended: State[Any] = asyncio.run(daily_report(**given, return_state=True))
+    ended: State[Any] = asyncio.run(daily_report(**given, return_state=True))  # type: ignore[arg-type]
     sys.exit(0 if ended.is_completed() else 1)

@@ -109,7 +109,7 @@ class _Runner:
     async def run(self, batch: Batch, base_dir: Path) -> Ran:
         """Runs it; raises what it was refused by."""
         await self._progress.show(f"{batch.name}: {len(batch.jobs)} clips")
-        state: State[Any] = await generate_batch(  # type: ignore[arg-type]
+        state: State[Any] = await generate_batch(
             batch=batch, base_dir=str(base_dir), out_dir=self._out_dir, return_state=True
         )
         data = await state.aresult(raise_on_failure=False)

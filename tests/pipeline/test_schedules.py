@@ -31,7 +31,7 @@ from hybrid_video.prefect_worker import PrefectWorker
 from hybrid_video.project import project_dir
 from hybrid_video.schedules import KNOWN, list_schedules, switch
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("prefect")]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("prefect"), pytest.mark.timeout(420)]
 
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 ZONE = ZoneInfo("Asia/Bangkok")

@@ -11,12 +11,13 @@ import json
 import re
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from hybrid_video.batchfile import load_batch
 from hybrid_video.batchfile.loading import SUFFIXES
@@ -98,9 +99,25 @@ class Inbox:
             ) from None
         return inbox
 
-    def lock(self) -> FileLock:
-        """Held while entries are moved or the night's money is allotted, never while a batch is made."""
-        return FileLock(self.folder / ".lock", timeout=LOCK_S)
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Held while entries are moved or the night's money is allotted, never while a batch is made.
+
+        Raises:
+            ConfigurationError: another worker holds it for too long.
+        """
+        lock = FileLock(self.folder / ".lock", timeout=LOCK_S)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise ConfigurationError(
+                f"the inbox {str(self.folder)!r} is locked by another worker for over {LOCK_S:.0f} s; end the one that "
+                "hangs, and run this again"
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
 
     def units(self) -> list[Unit]:
         """Every batch that waits, by the order of arrival.
