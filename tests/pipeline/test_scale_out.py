@@ -43,7 +43,7 @@ from hybrid_video.prefect_deploy import create_pools, deploy
 from hybrid_video.prefect_worker import PrefectWorker
 from hybrid_video.project import project_dir
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("prefect"), pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("studio"), pytest.mark.timeout(420)]
 
 JOBS = 18
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}

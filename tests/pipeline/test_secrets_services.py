@@ -18,7 +18,7 @@ import psutil
 import pytest
 from pipeline_rig import COMMAND, SMALL, Project, Servers, until
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("prefect"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("studio"), pytest.mark.timeout(300)]
 
 VENDORS = {
     "RUNPOD_API_KEY": "sentinel-runpod-7f3a9c1e55d2",
