@@ -138,7 +138,7 @@ def _learn(cv: float, rng: random.Random, within: dict[str, list[int]]) -> None:
 def live() -> int:
     """One run at true speed, right after one to learn from: a GPU of 3 s a clip and three serverless workers of 8 s.
 
-    The workers are still up then: how long they take to start is not part of this figure.
+    One of the workers is usually still up then; the others start again, which the plan knows from `/health`.
     """
     options = ("--comfyui", "0", "--runpod", "0", "--service", "local=3,cloud=8", "--cold-start", "4")
     with emulators(*options) as backends, tempfile.TemporaryDirectory() as folder:
