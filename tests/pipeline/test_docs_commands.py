@@ -94,7 +94,9 @@ class Reader:
         self.page, self.folder, self.farm, self.shared, self.stack = page, folder, farm, shared, stack
         comfyui = farm.environment["HYBRID_VIDEO_COMFYUI_URLS"].rpartition(":")[2]
         plays = any("emulate --comfyui 8188" in block.text for block in blocks(page))
-        self.ports = {**shared.ports, "8188": str(_free_port()) if plays else comfyui}
+        beside_up = any(block.stays and UP in block.text for block in blocks(page))
+        ports = shared.ports if beside_up else {number: str(_free_port()) for number in shared.ports}
+        self.ports = {**ports, "8188": str(_free_port()) if plays else comfyui}
         self.names: dict[str, str] = {}
         self.left: list[Terminal] = []
         for name in REPOSITORY:
@@ -194,7 +196,7 @@ class Reader:
         vendors = ("HYBRID_VIDEO_RUNPOD_JOBS_URL", "HYBRID_VIDEO_RUNPOD_PODS_URL", "HYBRID_VIDEO_GEMINI_URL")
         own |= {name: self.farm.environment[name] for name in vendors}
         text = self.page.read_text(encoding="utf-8")
-        if not re.search(r"^(?:\$ )?(?:export )?(?:HYBRID_VIDEO_COMFYUI_URLS|GEMINI_API_KEY)=", text, re.MULTILINE):
+        if "HYBRID_VIDEO_COMFYUI_URLS=" not in text and "GEMINI_API_KEY=" not in text:
             own["HYBRID_VIDEO_COMFYUI_URLS"] = self.farm.environment["HYBRID_VIDEO_COMFYUI_URLS"]  # set up long ago
         if not any(block.file == ".env" and "HYBRID_VIDEO_HOME" in block.text for block in blocks(self.page)):
             own |= {"HYBRID_VIDEO_HOME": str(self.folder / "home"), "HYBRID_VIDEO_TIME_SCALE": f"{TIME_SCALE:g}"}
