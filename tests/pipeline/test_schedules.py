@@ -367,6 +367,29 @@ def test_the_report_command_sends_through_a_block(
     assert HOOK_SECRET not in sent.out + sent.err
 
 
+def test_a_cancelled_night_puts_its_batch_back_and_a_second_night_goes_on(site: Site) -> None:
+    """Cancelled in Prefect: remote work is stopped, the file waits again; the next run makes only what is missing."""
+    site.farm.reset()
+    site.drop("long", 60)
+    found = call(site.server.url, "GET", "/deployments/name/nightly-batch/every-night")
+    run = call(site.server.url, "POST", f"/deployments/{found['id']}/create_flow_run", {})["id"]
+    until("clips are being made", lambda: len(site.farm.charges()) > 4, 120)
+    call(site.server.url, "POST", f"/flow_runs/{run}/set_state", {"state": {"type": "CANCELLING"}})
+    until("the night ends", lambda: site.flow_run(run)["state_type"] in FINAL, 120)
+    assert site.flow_run(run)["state_type"] == "CANCELLED", site.flow_run(run)["state"]
+    until("the file waits again", (site.inbox / "long.json").exists, 30)
+    assert not [path for path in (site.inbox / "running").iterdir() if path.is_dir()]
+    books_are_whole(site)
+    batch = json.loads((site.inbox / "long.json").read_text(encoding="utf-8"))
+    made = len([row for row in site.farm.charges() if row["state"] == "done"])
+    assert made < len(batch["jobs"])
+    again = site.run("nightly-batch/every-night")
+    assert again["state_type"] == "COMPLETED", again["state"]
+    done = [row["job"] for row in site.farm.charges() if row["state"] == "done"]
+    assert sorted(done) == sorted(f"long/s{n}" for n in range(1, 61))
+    books_are_whole(site)
+
+
 def artifact_keys(site: Site) -> set[str]:
     """Keys of every artifact there is."""
     return {found["key"] for found in call(site.server.url, "POST", "/artifacts/latest/filter", {})}
