@@ -220,16 +220,16 @@ def frontier(found: Calculation, w: Words) -> alt.LayerChart:
             tooltip=[alt.Tooltip("what:N", title=" "), *tooltip],
         )
     )
-    layers = [area, curve, hover, points]
+    chart = area + curve
     if found.pods is not None:
         rented = pd.DataFrame([_point(plan, divisor, w) for plan in found.pods.frontier])
         dashed = alt.Chart(rented).mark_line(
             interpolate="step-after", strokeWidth=2, strokeDash=[5, 4], color="#0891b2"
         )
         over = alt.Chart(rented).mark_circle(size=140, opacity=0.001)
-        layers[2:2] = [dashed.encode(x=x, y=y, tooltip=tooltip), over.encode(x=x, y=y, tooltip=tooltip)]
-    chart: alt.LayerChart = alt.layer(*layers).properties(height=360)
-    return chart
+        chart = chart + dashed.encode(x=x, y=y, tooltip=tooltip) + over.encode(x=x, y=y, tooltip=tooltip)
+    whole: alt.LayerChart = (chart + hover + points).properties(height=360)
+    return whole
 
 
 def split_text(plan: Plan | PodPlan, w: Words) -> str:
