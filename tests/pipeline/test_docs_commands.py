@@ -24,7 +24,7 @@ from hybrid_video.emulators.farm import Farm, FarmOptions
 from hybrid_video.models import Tier
 from tests.docs_rig import ROOT, Block, Step, Terminal, blocks, mismatch, pages, quoted
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("docs"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("docs"), pytest.mark.timeout(600)]
 
 TIME_SCALE = 40.0
 PORTS = ("4200", "8188", "8321", "8501")
@@ -141,7 +141,7 @@ class Reader:
     def _step(self, block: Block, step: Step, wanted: int) -> None:
         command = self.here(step.command)
         bare = command.partition("  #")[0].strip()
-        code, printed = self.shared.printed.get(bare) or self.terminal.type(command, timeout_s=120)
+        code, printed = self.shared.printed.get(bare) or self.terminal.type(command, timeout_s=240)
         if bare in ONCE:
             self.shared.printed[bare] = code, printed
         print(f"$ {command}\n{printed}")  # what pytest shows of a page that failed: the whole session
@@ -174,7 +174,7 @@ class Reader:
         own = str(Path(home[-1], home[0])) if len(home) > 1 else str(self.folder / "home")
         whole = [*shown, *([] if shown[-1:] == ["..."] else ["..."]), "Ctrl-C ends everything", "..."]
         whole = shown if "Ctrl-C ends everything" in shown else whole  # other pages may show more of it than this one
-        printed = terminal.leave(f"{UP} --prefect-port {self.ports['4200']}", whole, timeout_s=150)
+        printed = terminal.leave(f"{UP} --prefect-port {self.ports['4200']}", whole, timeout_s=240)
         self.shared.up, self.shared.home, self.shared.printed[UP] = terminal, own, (0, printed)
 
     def _environment(self) -> dict[str, str]:
