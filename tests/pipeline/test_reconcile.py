@@ -47,7 +47,7 @@ def kill_in_the_middle(project: Project, *jobs: dict[str, object], running: int)
             return False
         process.signal(signal.SIGSTOP)
         time.sleep(0.05)
-        if all(attempt.handle is not None for attempt in project.attempts()):
+        if project.attempts_in(AttemptState.INTENT) == 0:  # it may have been stopped while it holds the ledger
             return True
         process.signal(signal.SIGCONT)
         return False
