@@ -178,12 +178,18 @@ def site(tmp_path_factory: pytest.TempPathFactory, emulator_thread: EmulatorThre
         emulator_thread.do(farm.close())
 
 
-def test_a_night_makes_the_batches_of_the_folder_and_leaves_a_page(site: Site) -> None:
-    """Two good files and a wrong one: each is made as a run of its own, put away, and told of in one table."""
+@pytest.fixture(scope="module")
+def first_night(site: Site) -> dict[str, Any]:
+    """The run of a night with two good files of five clips together, and a wrong one."""
     site.drop("harbour", 3)
     site.drop("urgent", 2, defaults={"priority": 90})
     (site.inbox / "wrong.yaml").write_text("jobs:\n  - prompt: x\n    fps: many\n", encoding="utf-8")
-    run = site.run("nightly-batch/every-night", out_dir=str(site.folder / "clips"))
+    return site.run("nightly-batch/every-night", out_dir=str(site.folder / "clips"))
+
+
+def test_a_night_makes_the_batches_of_the_folder_and_leaves_a_page(site: Site, first_night: dict[str, Any]) -> None:
+    """Two good files and a wrong one: each is made as a run of its own, put away, and told of in one table."""
+    run = first_night
     assert run["state_type"] == "FAILED", run["state"]
     assert "wrong" in run["state"]["message"]
     made = {"harbour": 3, "urgent": 2}
@@ -208,6 +214,7 @@ def test_a_night_without_anything_to_do_ends_well(site: Site) -> None:
     assert (run["state_type"], run["state"]["message"]) == ("COMPLETED", "nothing was waiting")
 
 
+@pytest.mark.usefixtures("first_night")
 def test_the_daily_report_is_a_page_files_and_a_message(site: Site) -> None:
     """The figures are the ledger's; the webhook is told; its address is in no log."""
     site.python(
@@ -306,6 +313,7 @@ def test_every_form_explains_its_parameters(site: Site) -> None:
         assert [name for name, field in schema["properties"].items() if not field.get("description")] == []
 
 
+@pytest.mark.usefixtures("first_night")
 def test_schedules_are_switched_on_in_the_studios_time_zone_and_survive_a_deployment(
     site: Site, monkeypatch: pytest.MonkeyPatch, project: Project
 ) -> None:
@@ -322,7 +330,7 @@ def test_schedules_are_switched_on_in_the_studios_time_zone_and_survive_a_deploy
     night = kept["nightly-batch"]
     assert (night.active, night.cron, night.zone) == (True, "15 23 * * *", "Asia/Bangkok")
     assert night.notify == "custom-webhook/studio"
-    assert night.last_state == "Completed"
+    assert night.last_state in ("Completed", "Failed")
     until("the server plans the next night", lambda: list_schedules(url)[0].next_at is not None, 120)
     planned = list_schedules(url)[0].next_at
     assert planned is not None
