@@ -7,7 +7,7 @@ KILLS ?= 1000
 PYTEST_FLAGS ?= -n 3 --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test check format bench chaos load schema docs audit sbom wheel release clean
+.PHONY: help setup setup-dev demo test check format bench chaos load soak schema docs audit sbom wheel release clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "%-10s %s\n", $$1, $$2}'
@@ -47,6 +47,9 @@ chaos: setup-dev ## Kill batch runs KILLS times (1000) and compare ledger, clips
 
 load: setup-dev ## 100, 300 and 1,000 jobs at once, beside Prefect's floor and a bare client
 	@$(RUN) python -m benchmarks.load
+
+soak: setup-dev ## Thousands of batches over hours of virtual time: memory, files, connections and databases must not grow
+	@$(RUN) python -m benchmarks.soak
 
 schema: setup-dev ## Write the JSON Schema of batch files
 	$(RUN) python -c "from hybrid_video.batchfile import json_schema; import json; print(json.dumps(json_schema(), indent=2))" > schemas/batch.schema.json

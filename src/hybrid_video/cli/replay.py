@@ -32,8 +32,8 @@ def replay(
     ] = None,
     json_output: JsonOption = False,
 ) -> int:
-    """Run a past batch again on a virtual clock, with the times it really took: another deadline, budget, price list, or
-    without a tier."""
+    """Run a past batch again on a virtual clock, with the times it really took: another deadline, budget, price list,
+    or without a tier."""
     settings = Settings.load()
     excluded = [_tier(name) for name in without or ()]
     with opened(settings) as (ledger, _history):
