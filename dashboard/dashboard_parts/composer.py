@@ -176,7 +176,7 @@ def _read(name: str, content: bytes, files: tuple[UploadedFile, ...]) -> Draft |
         try:
             return Draft(load_batch(path), files)
         except InputError as error:
-            for problem in error.problems or (str(error),):
+            for problem in error.problems:
                 complaint(redact(problem.replace(f"{folder}/", "")))
             return None
 

@@ -88,7 +88,7 @@ def guarded(render: Callable[P, None]) -> Callable[P, None]:
             blank("unconfigured", words()("state.configuration_title"), redact(error))
             _again(render)
         except InputError as error:
-            for problem in error.problems or (str(error),):
+            for problem in error.problems:
                 st.error(redact(problem), icon=":material/edit_note:")
         except HybridVideoError as error:
             blank("failed", words()("state.failed_title"), redact(error))
