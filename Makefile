@@ -4,7 +4,7 @@ UV ?= $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
 RUN = $(UV) run --frozen --no-sync
 JOBS ?= 12
 KILLS ?= 1000
-PYTEST_FLAGS ?= -n 3 --dist loadgroup
+PYTEST_FLAGS ?= -n 2 --dist loadgroup
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev demo test check format bench chaos load soak schema docs audit sbom wheel release clean

@@ -13,7 +13,8 @@ import httpx
 from hybrid_video.errors import ConfigurationError
 from hybrid_video.redaction import redact
 
-TIMEOUT_S = 10.0
+TIMEOUT_S = 30.0
+"""A server that plans schedules on a machine with two cores was seen to take more than ten seconds."""
 
 QUIET: Final = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1", "PREFECT_CLI_PROMPT": "false"}
 OTHER_SERVER = ("PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_HOME")

@@ -241,7 +241,7 @@ def test_a_killed_run_is_started_again_and_pays_for_nothing_twice(api: Client, p
     api.submit(batch("film", *({"duration_s": 4, "preferences": {"backend": "gemini"}} for _ in range(8))))
     run = submitting.find(Settings.load(), "film")
     assert run is not None
-    until("something was paid for", lambda: len(farm.charges()) >= 2)
+    until("two are paid for and known to be", lambda: sum(a.handle is not None for a in project.attempts()) >= 2)
     supervisor = psutil.Process(json.loads((Path(run.folder) / "process.json").read_text())["pid"])
     for child in supervisor.children():
         os.kill(child.pid, signal.SIGKILL)

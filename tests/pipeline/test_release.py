@@ -137,6 +137,7 @@ def test_up_deploys_and_serves_everything_from_the_wheel(program: Path, away: Pa
         line = up.stdout.readline()
         assert line, errors.read_text(encoding="utf-8")
         found = json.loads(line)
+        assert "api" in found, f"{found}\n{errors.read_text(encoding='utf-8')}"
         assert httpx.get(f"{found['api']}/openapi.json").json()["info"]["version"] == __version__
         assert "streamlit" in httpx.get(found["dashboard"]).text.lower()
         api = f"{found['prefect']}/api"

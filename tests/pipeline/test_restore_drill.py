@@ -377,7 +377,8 @@ def postgres_databases(postgres: str) -> Callable[[], str]:
 
     def make() -> str:
         name = f"drill_{time.monotonic_ns()}"
-        with sa.create_engine(postgres, isolation_level="AUTOCOMMIT").connect() as connection:
+        server = sa.make_url(postgres).set(drivername="postgresql+psycopg")
+        with sa.create_engine(server, isolation_level="AUTOCOMMIT").connect() as connection:
             connection.execute(sa.text(f'CREATE DATABASE "{name}"'))
         made.append(name)
         return sa.make_url(postgres).set(database=name).render_as_string(hide_password=False)
