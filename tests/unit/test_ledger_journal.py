@@ -66,6 +66,18 @@ def test_every_step_of_an_attempt_is_written_once(ledger: Ledger, journal: Journ
     assert end["job"]["state"] == JobState.DONE.value
 
 
+def test_what_costs_nothing_is_written_from_its_receipt_on(ledger: Ledger, journal: Journal, owner: Owner) -> None:
+    """A free GPU does not wait for the journal; each line is whole, so that any of them is enough."""
+    order = make_order(backend="comfyui", usd="0")
+    reserve(ledger, order, owner)
+    assert kinds(journal) == ["batch"]
+    advance(ledger, order, AttemptState.COLLECTED)
+    assert kinds(journal) == ["batch", "submitted"]
+    receipt = [r for r in journal.read(utc_now() - HOUR) if r["kind"] == "attempt"][-1]
+    assert json.loads(receipt["job"]["spec"])["prompt"] == order.job.prompt
+    assert json.loads(receipt["attempt"]["quote"])["backend"] == order.quote.backend
+
+
 def test_what_is_refused_is_not_written(ledger: Ledger, journal: Journal, owner: Owner) -> None:
     """A rolled-back reservation was never about to be sent."""
     order = make_order()

@@ -1,8 +1,9 @@
 """Which rows a transaction has changed, and what the journal is told of them.
 
 Everything is written after the commit, so that nobody waits for the ledger meanwhile, and before the caller goes on. An
-intent that cannot be written down is an error, so that nothing is ever sent that the journal does not know. All else
-only adds to what is known, and must not keep a receipt from being stored.
+paid intent that cannot be written down is an error, so that nothing is ever bought that the journal does not know. All
+else only adds to what is known, and must not keep a receipt from being stored; what costs nothing is written down from
+its receipt on, so that a free GPU does not wait for the journal.
 """
 
 from __future__ import annotations
@@ -94,9 +95,10 @@ def _record(connection: Connection, kind: Kind, key: str) -> Record:
         return {"kind": kind, "pod": row_record(connection.execute(_POD, {"key": key}).one())}
     row = connection.execute(_ATTEMPT, {"key": key}).one()
     job = connection.execute(_JOB, {"of_batch": row.batch, "of_job": row.job}).one()
-    fresh = row.state == AttemptState.INTENT.value
+    # What costs nothing has no line of its intent, so each of its lines is whole.
+    whole = row.state == AttemptState.INTENT.value or not (row.reserved_usd or row.quoted_usd)
     return {
         "kind": kind,
-        "attempt": row_record(row, () if fresh else UNCHANGING),
-        "job": row_record(job, ("owner", "lease_until", *(() if fresh else ("spec",)))),
+        "attempt": row_record(row, () if whole else UNCHANGING),
+        "job": row_record(job, ("owner", "lease_until", *(() if whole else ("spec",)))),
     }

@@ -372,7 +372,8 @@ class Ledger:
             )
             connection.execute(statements.INSERT_DECISION, rows.decision_values(order.batch, decision))
             money.move(connection, limits, reserved=quote.reserve_usd)
-            note(connection, "attempt", order.attempt_id)
+            if quote.reserve_usd or quote.amount_usd:  # a free GPU does not wait for it: its receipt tells everything
+                note(connection, "attempt", order.attempt_id)
             self._update_job(
                 connection,
                 order.batch,
