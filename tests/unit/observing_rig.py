@@ -60,7 +60,7 @@ class Receiver:
         """Paths, headers and bodies in one, to be searched."""
         return b"\n".join(path.encode() + json.dumps(headers).encode() + body for path, headers, body in self.requests)
 
-    def until(self, so: Callable[[], object], patience_s: float = 15.0) -> None:
+    def until(self, so: Callable[[], object], patience_s: float = 60.0) -> None:
         """Waits until something has come in."""
         end_s = time.monotonic() + patience_s
         while not so():

@@ -151,7 +151,7 @@ def test_an_older_file_gets_its_sums_when_it_is_opened(
     assert replace(after, mean_total_s=before.mean_total_s) == before
     assert history.rebuild(ledger) == before.attempts
     with analysis(history, Selection()) as asked:
-        assert asked.totals() == before
+        assert replace(asked.totals(), mean_total_s=before.mean_total_s) == before
 
 
 def test_copying_twice_changes_no_sum(ledger: Ledger, owner: Owner, history: History) -> None:
@@ -163,7 +163,9 @@ def test_copying_twice_changes_no_sum(ledger: Ledger, owner: Owner, history: His
     ledger.mark_recorded([], recorded=False)
     history.update(ledger)
     with analysis(history, Selection()) as asked:
-        assert asked.totals() == before
+        after = asked.totals()
+    assert after.mean_total_s == pytest.approx(before.mean_total_s)
+    assert replace(after, mean_total_s=before.mean_total_s) == before
 
 
 def test_empty_answers_have_their_columns(history: History) -> None:

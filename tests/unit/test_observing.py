@@ -207,6 +207,10 @@ def test_a_missing_package_is_one_clear_sentence(
         monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.setenv("SENTRY_DSN", "http://key@127.0.0.1:1/1")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
+    for name, logger in logging.root.manager.loggerDict.items():  # as no earlier test has set them up
+        if name.startswith("hybrid_video") and isinstance(logger, logging.Logger):
+            monkeypatch.setattr(logger, "propagate", True)
+            monkeypatch.setattr(logger, "disabled", False)
     with caplog.at_level(logging.WARNING, "hybrid_video"):
         observing.start("test")
         observing.start("test")
