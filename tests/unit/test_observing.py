@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from starlette.requests import ClientDisconnect
 
-from hybrid_video import observing, redaction
+from hybrid_video import logs, observing, redaction
 from hybrid_video.cli.output import guarded
 from hybrid_video.errors import ConfigurationError, FailureKind, InputError, TransientError
 from hybrid_video.ledger import Ledger, Owner
@@ -37,8 +37,13 @@ PRIVATE = (b"zeppelin", b"harbour", b"SENTINEL", b"acme-secret", WHERE.encode(),
 
 
 @pytest.fixture(autouse=True)
-def _off_afterwards() -> Iterator[None]:
-    """Nothing stays switched on."""
+def _off_before_and_afterwards() -> Iterator[None]:
+    """Nothing stays switched on; and what earlier tests of this process started or silenced is as at its start."""
+    observing.stop()
+    logs.configure(logs.LogSettings(format="off"))
+    for name, logger in logging.root.manager.loggerDict.items():
+        if name.startswith("hybrid_video") and isinstance(logger, logging.Logger):
+            logger.disabled = False  # Prefect's logging configuration disables what it does not know
     yield
     observing.stop()
 
@@ -207,10 +212,6 @@ def test_a_missing_package_is_one_clear_sentence(
         monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.setenv("SENTRY_DSN", "http://key@127.0.0.1:1/1")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
-    for name, logger in logging.root.manager.loggerDict.items():  # as no earlier test has set them up
-        if name.startswith("hybrid_video") and isinstance(logger, logging.Logger):
-            monkeypatch.setattr(logger, "propagate", True)
-            monkeypatch.setattr(logger, "disabled", False)
     with caplog.at_level(logging.WARNING, "hybrid_video"):
         observing.start("test")
         observing.start("test")
