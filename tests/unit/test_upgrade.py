@@ -311,6 +311,23 @@ def test_a_ledger_in_use_is_not_put_aside(tmp_path: Path, capsys: pytest.Capture
     assert not list(home.glob("ledger-before-restore-*"))
 
 
+def test_a_ledger_that_is_only_open_is_not_put_aside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An idle API or dashboard would go on reading and writing the renamed file."""
+    home = Path(os.environ["HYBRID_VIDEO_HOME"])
+    home.mkdir()
+    path, backup = home / "ledger.sqlite3", tmp_path / "backup.sqlite3"
+    make(path, OLD["v8"])
+    assert command("ledger", "backup", str(backup)) == 0
+    with contextlib.closing(Ledger.open(path)) as idle:
+        before = len(idle.attempts())
+        assert command("ledger", "restore", str(backup), "--replace") == 2
+        assert "end `hybrid-video up`, `api`" in capsys.readouterr().err
+        assert not list(home.glob("ledger-before-restore-*"))
+        assert len(idle.attempts()) == before
+    assert command("ledger", "restore", str(backup), "--replace") == 0
+    assert list(home.glob("ledger-before-restore-*"))
+
+
 def test_a_damaged_ledger_is_put_aside_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The day a backup is needed most."""
     home = Path(os.environ["HYBRID_VIDEO_HOME"])

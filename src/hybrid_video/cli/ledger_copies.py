@@ -229,7 +229,8 @@ def _refuse_driven(path: Path) -> None:
     """Makes sure that nobody works with the file. It is read as it is: it may be damaged, or of a newer version.
 
     Raises:
-        ConfigurationError: a batch is being made, a watcher watches, or another process writes.
+        ConfigurationError: a batch is being made, a watcher watches, or another process has the file open (an API or
+            a dashboard, which would go on with the renamed one).
     """
     engine = sa.create_engine(f"sqlite:///{path}")
     watched = sa.select(sa.exists(sa.select(t.watchers).where(t.watchers.c.lease_until > utc_now())))
@@ -238,11 +239,15 @@ def _refuse_driven(path: Path) -> None:
             refuse_running(connection)
             if connection.execute(watched).scalar():
                 raise ConfigurationError("the ledger is in use by a watcher; end `hybrid-video up` or `watch` first")
-            connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+            # Empties the log into the file, and is refused while anyone else has the file open (sqlite.org/wal.html).
+            connection.exec_driver_sql("PRAGMA journal_mode=DELETE")
     except SQLAlchemyError as error:
         said = redact(getattr(error, "orig", None) or error, limit=200)
         if "locked" in said:
-            raise ConfigurationError(f"the ledger is in use ({said}); end what uses it, and try again") from None
+            raise ConfigurationError(
+                f"the ledger is in use ({said}): end `hybrid-video up`, `api`, `dashboard` and whatever else has it "
+                "open, and try again"
+            ) from None
         console.print(f"the present ledger cannot be read ({said}); it is put aside as it is", soft_wrap=True)
     finally:
         engine.dispose()

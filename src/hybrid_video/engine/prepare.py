@@ -18,6 +18,7 @@ from pathlib import Path
 from hybrid_video import workflows
 from hybrid_video.backends.base import BackendContext
 from hybrid_video.engine.fleet import Fleet
+from hybrid_video.engine.report import money
 from hybrid_video.engine.selection import Shot, make_offers
 from hybrid_video.errors import ConfigurationError, InputError, LimitError
 from hybrid_video.history import History
@@ -161,11 +162,11 @@ def _check_budget(batch: Batch, shots: Sequence[Shot], settings: Settings) -> No
             continue
         backends = Counter(quote.backend for quote in cheapest)
         split = ", ".join(
-            f"{count} on {key}{f' with one start for ${starts[key]:f}' if key in starts else ''}"
+            f"{count} on {key}{f' with one start for ${money(starts[key])}' if key in starts else ''}"
             for key, count in backends.items()
         )
         message = (
-            f"{what} is ${cap:f}, but the cheapest way to make the {len(shots)} jobs costs ${least:f} ({split}); "
+            f"{what} is ${money(cap)}, but the cheapest way to make the {len(shots)} jobs costs ${money(least)} ({split}); "
             "raise it, make fewer or shorter clips, or add a cheaper backend. Nothing was started."
         )
         if cap == 0:
