@@ -177,7 +177,17 @@ def _needed(state: Round, backend: Backend, cheaper: list[Backend], service: flo
     can_wait = dearest and hope and proven and over < backend.capacity(in_time_s, state.soft)
     if over <= 0 or can_wait:
         return None
-    return f"cheaper backends can finish only {room:.0f} of the {rivals} waiting jobs within {state.horizon_s:.0f} s"
+    return _too_few(int(room + TOLERANCE_S), rivals, state.horizon_s)
+
+
+def _too_few(room: int, rivals: int, horizon_s: float) -> str:
+    """That cheaper backends do not suffice, as people say it. Room may be for all, and too uncertain to rely on."""
+    jobs, within = "the waiting job" if rivals == 1 else f"the {rivals} waiting jobs", f"within {horizon_s:.0f} s"
+    if room >= rivals:
+        return f"cheaper backends might not finish {jobs} {within}: their times scatter"
+    if room <= 0:
+        return f"cheaper backends cannot finish {jobs if rivals == 1 else f'any of {jobs}'} {within}"
+    return f"cheaper backends can finish only {room} of {jobs} {within}"
 
 
 def _pick_by_size(

@@ -140,8 +140,20 @@ def test_each_assignment_says_why_now_and_there() -> None:
     reasons = {item.backend: item.reason for item in made}
     assert reasons["local"] == "the cheapest backend that can take it, and free"
     assert reasons["cloud"] == "cheaper backends can finish only 27 of the 93 waiting jobs within 100 s"
+    few = dispatcher.assign(dispatcher.grouped(HUNDRED[:1]), free_lanes(local=1, cloud=1, gemini=1), 5)
+    assert few[0].reason == "cheaper backends cannot finish the waiting job within 5 s"
     alone = dispatcher.assign(dispatcher.grouped(HUNDRED[:1]), free_lanes(cloud=1), 100)
     assert alone[0].reason == "the only backend that can take it"
+
+
+def test_room_that_is_too_uncertain_is_not_called_too_little() -> None:
+    """"Only 2 of the 2" would be no reason."""
+    scattering = {"local": 0.3, "cloud": 0.5}
+    lanes = free_lanes(local=1, cloud=1, gemini=1)
+    made = dispatcher.assign(dispatcher.grouped(HUNDRED[:2]), lanes, 20, spread=scattering)
+    assert {item.backend: item.reason for item in made}["cloud"] == (
+        "cheaper backends might not finish the waiting job within 20 s: their times scatter"
+    )
 
 
 def test_a_deadline_is_planned_with_most_of_a_service_time_in_hand() -> None:
