@@ -147,7 +147,7 @@ def test_each_assignment_says_why_now_and_there() -> None:
 
 
 def test_room_that_is_too_uncertain_is_not_called_too_little() -> None:
-    """"Only 2 of the 2" would be no reason."""
+    """That they can finish only 2 of 2 would be no reason."""
     scattering = {"local": 0.3, "cloud": 0.5}
     lanes = free_lanes(local=1, cloud=1, gemini=1)
     made = dispatcher.assign(dispatcher.grouped(HUNDRED[:2]), lanes, 20, spread=scattering)

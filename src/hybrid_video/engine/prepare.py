@@ -166,8 +166,8 @@ def _check_budget(batch: Batch, shots: Sequence[Shot], settings: Settings) -> No
             for key, count in backends.items()
         )
         message = (
-            f"{what} is ${money(cap)}, but the cheapest way to make the {len(shots)} jobs costs ${money(least)} ({split}); "
-            "raise it, make fewer or shorter clips, or add a cheaper backend. Nothing was started."
+            f"{what} is ${money(cap)}, but the cheapest way to make the {len(shots)} jobs costs ${money(least)} "
+            f"({split}); raise it, make fewer or shorter clips, or add a cheaper backend. Nothing was started."
         )
         if cap == 0:
             raise InputError(message)
