@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import socket
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from dotenv import dotenv_values
+from httpx import create_ssl_context
 
 from tests.postgres_rig import postgres_server, server_folder
 
@@ -82,6 +84,19 @@ def _loopback_only(monkeypatch: pytest.MonkeyPatch) -> None:
         connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _certificates_are_read_once() -> Iterator[None]:
+    """httpx reads them anew for each call without a client: 18 ms of CPU, and tests that wait for something ask often."""
+    read = functools.cache(lambda verify, cert, trust_env, *_environment: create_ssl_context(verify, cert, trust_env))
+
+    def read_once(verify: Any = True, cert: Any = None, trust_env: bool = True) -> Any:
+        return read(verify, cert, trust_env, os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("httpx._transports.default.create_ssl_context", read_once)
+        yield
 
 
 @pytest.fixture(scope="session")

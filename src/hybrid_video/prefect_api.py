@@ -12,6 +12,7 @@ import httpx
 
 from hybrid_video.errors import ConfigurationError
 from hybrid_video.redaction import redact
+from hybrid_video.trust import certificates
 
 TIMEOUT_S = 30.0
 """A server that plans schedules on a machine with two cores was seen to take more than ten seconds."""
@@ -35,11 +36,11 @@ def answers(url: str) -> bool:
         return False
 
 
-def _trusted() -> ssl.SSLContext | bool:
+def _trusted() -> ssl.SSLContext:
     """Whose certificates are believed: a studio's own authority where it is named, else the usual ones."""
     file = os.environ.get("PREFECT_API_SSL_CERT_FILE")
     try:
-        return ssl.create_default_context(cafile=file) if file else True
+        return ssl.create_default_context(cafile=file) if file else certificates()
     except OSError as error:
         raise ConfigurationError(
             f"PREFECT_API_SSL_CERT_FILE: the certificates in {file!r} cannot be read ({error.strerror or error}); give "

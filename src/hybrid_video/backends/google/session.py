@@ -60,6 +60,9 @@ class Session:
                 timeout=round(timeout_s * 1000),
                 retry_options=types.HttpRetryOptions(attempts=1),
                 httpx_async_client=http,
+                # for the clients that it makes and we do not use: otherwise it reads all certificates for each of them
+                client_args={"verify": certificates()},
+                async_client_args={"verify": certificates(), "ssl": certificates()},
             )
             return build(options).aio
 
