@@ -12,7 +12,7 @@ import streamlit as st
 from dashboard_parts.composer import composer
 from dashboard_parts.frame import header, shown
 from dashboard_parts.look import Stat, markup, stats
-from dashboard_parts.pieces import batch_pill, batch_row, gallery, job_bar, progress_text, tier_bar, told
+from dashboard_parts.pieces import batch_pill, batch_row, gallery, job_bar, pager, progress_text, tier_bar, told
 from dashboard_parts.session import flash, ledger, settings, words
 from dashboard_parts.states import blank, live, nothing_yet
 
@@ -82,14 +82,7 @@ def _list(search: str) -> None:
             "started_at": st.column_config.DatetimeColumn(w("batches.started"), format="distance"),
         },
     )
-    with st.container(horizontal=True, vertical_alignment="center"):
-        if st.button(w("jobs.back"), icon=":material/chevron_left:", disabled=len(cursors) == 1, key="hv_back"):
-            cursors.pop()
-            st.rerun(scope="fragment")
-        if st.button(w("jobs.on"), icon=":material/chevron_right:", disabled=not found.next_cursor, key="hv_on"):
-            cursors.append(found.next_cursor)
-            st.rerun(scope="fragment")
-        st.caption(w("batches.hint"))
+    pager(cursors, found.next_cursor, w("batches.hint"))
     if rows := picked.selection.rows:
         st.query_params["batch"] = found.items[rows[0]].name
         st.rerun()
@@ -325,13 +318,7 @@ def _gallery(name: str) -> None:
         st.caption(w("batches.clips_none"))
         return
     gallery(some.items, found, key="batch")
-    with st.container(horizontal=True):
-        if st.button(w("jobs.back"), icon=":material/chevron_left:", disabled=len(cursors) == 1, key="hv_clips_back"):
-            cursors.pop()
-            st.rerun(scope="fragment")
-        if st.button(w("jobs.on"), icon=":material/chevron_right:", disabled=not some.next_cursor, key="hv_clips_on"):
-            cursors.append(some.next_cursor)
-            st.rerun(scope="fragment")
+    pager(cursors, some.next_cursor, key="hv_clips")
 
 
 @live(4)

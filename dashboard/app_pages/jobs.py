@@ -8,7 +8,7 @@ import streamlit as st
 from dashboard_parts.address import pick, select
 from dashboard_parts.frame import header, shown
 from dashboard_parts.look import TIER_COLOURS, Stat, colour, facts, markup, pill, stats
-from dashboard_parts.pieces import job_pill, tier_pill, told
+from dashboard_parts.pieces import job_pill, pager, tier_pill, told
 from dashboard_parts.session import ledger, words
 from dashboard_parts.states import live, no_rows, nothing_yet
 
@@ -85,14 +85,7 @@ def _list(batch: str, state: JobState | None) -> None:
             "cost_usd": st.column_config.NumberColumn(w("jobs.cost"), format="$%.4f"),
         },
     )
-    with st.container(horizontal=True, vertical_alignment="center"):
-        if st.button(w("jobs.back"), icon=":material/chevron_left:", disabled=len(cursors) == 1, key="hv_back"):
-            cursors.pop()
-            st.rerun(scope="fragment")
-        if st.button(w("jobs.on"), icon=":material/chevron_right:", disabled=not found.next_cursor, key="hv_on"):
-            cursors.append(found.next_cursor)
-            st.rerun(scope="fragment")
-        st.caption(w("jobs.hint"))
+    pager(cursors, found.next_cursor, w("jobs.hint"))
     rows = picked.selection.rows
     if rows and (name := found.items[rows[0]].job) != st.query_params.get("job"):
         st.query_params["job"] = name

@@ -101,6 +101,30 @@ def batch_row(line: BatchLine) -> dict[str, object]:
     }
 
 
+def pager(cursors: list[str | None], next_cursor: str | None, hint: str = "", *, key: str = "hv") -> None:
+    """Back and on below a list; `cursors` are those of the pages up to this one."""
+    w = words()
+    with st.container(horizontal=True, vertical_alignment="center"):
+        # Callbacks, not `st.rerun`: a press that falls together with a run of the whole page counts as well.
+        st.button(
+            w("jobs.back"),
+            icon=":material/chevron_left:",
+            disabled=len(cursors) == 1,
+            key=f"{key}_back",
+            on_click=cursors.pop,
+        )
+        st.button(
+            w("jobs.on"),
+            icon=":material/chevron_right:",
+            disabled=not next_cursor,
+            key=f"{key}_on",
+            on_click=cursors.append,
+            args=(next_cursor,),
+        )
+        if hint:
+            st.caption(hint)
+
+
 def gallery(clips: Sequence[ClipLine], found: Settings, *, columns: int = 4, key: str = "gallery") -> None:
     """Clips as pictures; one click plays one."""
     w = words()

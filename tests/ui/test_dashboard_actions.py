@@ -57,3 +57,20 @@ def test_buttons_that_would_do_nothing_are_off(world: World) -> None:
     app = opened("batches", batch="empty")
     assert not app.button(key="hv_cancel").disabled
     assert {b.proto.label: b.proto.disabled for b in app.get("download_button")}["All clips (ZIP)"]
+
+
+def test_long_lists_are_leafed_through_there_and_back(world: World) -> None:
+    """Fifty jobs on a page: each of 120 is on exactly one, and back leads to the page before."""
+    world.batch(jobs=120)
+    app, pages = opened("jobs", batch="night"), []
+    assert app.button(key="hv_back").disabled
+    while True:
+        pages.append(list(app.dataframe[0].value["job"]))
+        if app.button(key="hv_on").disabled:
+            break
+        app.button(key="hv_on").click().run()
+        assert not app.exception
+    assert [len(page) for page in pages] == [50, 50, 20]
+    assert sorted(job for page in pages for job in page) == sorted(f"shot-{n}" for n in range(120))
+    app.button(key="hv_back").click().run()
+    assert list(app.dataframe[0].value["job"]) == pages[1]
