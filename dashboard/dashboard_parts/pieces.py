@@ -104,6 +104,10 @@ def batch_row(line: BatchLine) -> dict[str, object]:
 def pager(cursors: list[str | None], next_cursor: str | None, hint: str = "", *, key: str = "hv") -> None:
     """Back and on below a list; `cursors` are those of the pages up to this one."""
     w = words()
+
+    def back() -> None:
+        cursors.pop()
+
     with st.container(horizontal=True, vertical_alignment="center"):
         # Callbacks, not `st.rerun`: a press that falls together with a run of the whole page counts as well.
         st.button(
@@ -111,7 +115,7 @@ def pager(cursors: list[str | None], next_cursor: str | None, hint: str = "", *,
             icon=":material/chevron_left:",
             disabled=len(cursors) == 1,
             key=f"{key}_back",
-            on_click=cursors.pop,
+            on_click=back,
         )
         st.button(
             w("jobs.on"),
