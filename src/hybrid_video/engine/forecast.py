@@ -111,7 +111,7 @@ def forecast(
     planned on what that leaves.
     """
     present = {lane.backend for lane in lanes}
-    wanted = [_as_it_will_go(shot, present) for shot in shots]
+    wanted = wanted_of(shots, present)
     pool = pool_of(wanted, lanes)
     scatter = {line.backend: line.cv for line in pool}
     bound = Counter(next(iter(keys)) for shot in wanted if len(keys := shot.open_offers.keys() & present) == 1)
@@ -143,6 +143,11 @@ def forecast(
         deadline_s=deadline_s,
         budget_usd=budget_usd,
     )
+
+
+def wanted_of(shots: Sequence[Shot], present: Collection[str]) -> list[Shot]:
+    """The shots with only the offers that their preferences leave while everything works."""
+    return [_as_it_will_go(shot, present) for shot in shots]
 
 
 def _as_it_will_go(shot: Shot, present: Collection[str]) -> Shot:

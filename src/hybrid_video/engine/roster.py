@@ -125,6 +125,18 @@ class Roster:
             for record in self._starting
         ]
 
+    def room(self) -> int:
+        """How many more pods may open for this run; 0 where it can use none, or a watcher says that none can be had.
+
+        A run without another watcher has one of its own.
+        """
+        if not self.active or not self.settings.pods.may_open:
+            return 0
+        holder = watching(self.ledger)
+        if holder is not None and holder.believed and holder.document.get("pods_stopped"):
+            return 0
+        return max(0, self.settings.pods.max_pods - len(PodStore(self.ledger).alive()))
+
     def has_lost(self, batch: str, job: str) -> bool:
         """Whether the pod that holds a job's open attempt is gone, so that looking again gives a certain answer."""
         lanes = {a.lane for a in self.ledger.attempts(batch, job=job, states=[AttemptState.UNCERTAIN])}
