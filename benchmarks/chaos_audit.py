@@ -58,11 +58,12 @@ class Person:
         return [attempt for attempt in found if attempt.handle is None]
 
     def _charge_of(self, attempt: Attempt, charges: Charges) -> dict[str, str] | None:
-        """The charge of an attempt without receipt: its job's only one that no receipt accounts for."""
+        """The charge of an attempt without receipt: its job's only one at that vendor that no receipt accounts for."""
         siblings = self._ledger.attempts(attempt.batch, job=attempt.job)
         known = {each.handle.remote_id for each in siblings if each.handle} | self._booked
         label = f"{attempt.batch}/{attempt.job}"
-        return next((row for row in charges if row["job"] == label and row["id"] not in known), None)
+        mine = (row for row in charges if row["job"] == label and row["tier"] == attempt.tier.value)
+        return next((row for row in mine if row["id"] not in known), None)
 
 
 @dataclass(frozen=True)

@@ -106,10 +106,14 @@ class Vendors:
         self._loop.close()
 
     def charges(self) -> list[dict[str, str]]:
-        """Every submission any of them ever accepted."""
+        """Every submission any of them ever accepted, each with its `tier`: every vendor sends a bill of its own."""
 
         async def read() -> list[dict[str, str]]:
-            return self._farm.charges()
+            farm = self._farm
+            rows = [(Tier.LOCAL, row) for emulator, _ in farm.comfyui for row in emulator.charges.as_json()]
+            for tier, pair in ((Tier.CLOUD, farm.runpod), (Tier.GEMINI, farm.gemini)):
+                rows += [(tier, row) for row in pair[0].charges.as_json()] if pair else []
+            return [row | {"tier": tier.value} for tier, row in rows]
 
         return [row for row in self._do(read()) if not row["job"].startswith(f"{WARMING}/")]
 
