@@ -72,6 +72,7 @@ def test_the_wheel_holds_one_package_and_nothing_beside_it(wheel: Path) -> None:
     "pattern",
     [
         "py.typed",
+        "prefect_database.sql",
         "pricing/data/seed.toml",
         "pricing/data/runpod.toml",
         "pricing/data/google.toml",
