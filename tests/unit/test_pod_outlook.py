@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from hybrid_video.engine.pod_outlook import offer_of, pod_outlook, with_pods
+from hybrid_video.engine.forecast import forecast
+from hybrid_video.engine.pod_outlook import counting_on, offer_of, pod_outlook, told, with_pods
 from hybrid_video.engine.selection import Shot
 from hybrid_video.estimates import cheapest_pod_usd_per_h
-from hybrid_video.models import Candidate, EffectivePreferences, Lane, Quote, Tier
+from hybrid_video.models import NANO_USD, Candidate, EffectivePreferences, Lane, Quote, Tier
 from hybrid_video.pod_plans import PodPlan
 from hybrid_video.pricing.refresh import load_prices
 from hybrid_video.scaling.state import PodOffer
@@ -34,6 +36,15 @@ def shots(count: int, quotes: dict[str, Quote] | None = None) -> list[Shot]:
     """Jobs that every backend with a quote may make."""
     offers = tuple(Candidate(backend=key, tier=q.tier, quote=q) for key, q in (quotes or QUOTES).items())
     return [Shot(job(f"shot-{n}"), 1, EffectivePreferences(), offers=offers) for n in range(count)]
+
+
+def pooled(home: Path, **changes: Any) -> Settings:
+    """An installation that may open pods, in which time runs tenfold."""
+    return Settings(
+        storage=StorageSettings(home=home),
+        routing=RoutingSettings(time_scale=10.0),
+        pods=PodPoolSettings(image="hybrid-video/pod:1", cold_start_s=90.0, **changes),
+    )
 
 
 def asked(
@@ -111,19 +122,30 @@ def test_jobs_of_different_kinds_are_not_reckoned_with() -> None:
 
 
 def test_the_offer_is_the_cheapest_gpu_in_this_runs_seconds(tmp_path: Path) -> None:
-    """A simulated day passes faster: its hour costs more, its starts are shorter. What is told names money and time."""
-    settings = Settings(
-        storage=StorageSettings(home=tmp_path),
-        routing=RoutingSettings(time_scale=10.0),
-        pods=PodPoolSettings(image="hybrid-video/pod:1", cold_start_s=90.0),
-    )
+    """A simulated day passes faster: its hour costs more, its starts are shorter."""
+    settings = pooled(tmp_path)
     book = load_prices(settings.routing.prices, settings)
     offer = offer_of(shots(3), book, settings)
     assert offer is not None
     assert offer.cold_start_s == 9.0
     assert offer.service_s == 60
     assert offer.price_usd_per_h == 10 * (cheapest_pod_usd_per_h(book, settings) or 0)
-    told = pod_outlook(shots(100), LANES, settings, room=5, deadline_s=1800, budget_usd=None)
-    assert told.startswith("with ")
-    assert "rented GPUs, opened when they pay, about $" in told
-    assert pod_outlook(shots(100), LANES, settings, room=0, deadline_s=1800, budget_usd=None) == ""
+
+
+def test_what_is_stored_and_told_counts_on_the_pods(tmp_path: Path) -> None:
+    """The plan holds their clips, money and time; the rule that counts the queue opens pods by something else."""
+    settings = pooled(tmp_path)
+    outlook = pod_outlook(shots(100), LANES, settings, room=5, deadline_s=1800, budget_usd=None)
+    alone = forecast("night", shots(100), LANES, deadline_s=1800, budget_usd=None, value_of_time_usd_per_h=10)
+    assert outlook is not None
+    assert alone is not None
+    assert alone.planned_usd == 28
+    found = counting_on(outlook, alone)
+    assert found.split == {"comfyui": 30, "gemini": outlook.split["gemini"], "runpod-pod": outlook.split["pods"]}
+    assert sum(found.split.values()) == 100
+    assert (found.planned_usd, found.planned_s) == (outlook.cost_usd.quantize(NANO_USD), outlook.duration_s)
+    assert told(outlook).startswith(f"${outlook.cost_usd.quantize(Decimal('0.0001')).normalize()} in ")
+    assert told(outlook).endswith(f"{outlook.pods} rented GPUs opened for it")
+    assert pod_outlook(shots(100), LANES, settings, room=0, deadline_s=1800, budget_usd=None) is None
+    by_queue = pooled(tmp_path, policy="threshold")
+    assert pod_outlook(shots(100), LANES, by_queue, room=5, deadline_s=1800, budget_usd=None) is None

@@ -18,7 +18,7 @@ from hybrid_video.api.problems import Refused
 from hybrid_video.batchfile import load_batch, parse_batch
 from hybrid_video.batchfile.loading import slug
 from hybrid_video.engine.forecast import forecast
-from hybrid_video.engine.pod_outlook import pod_outlook
+from hybrid_video.engine.pod_outlook import pod_outlook, told
 from hybrid_video.engine.prepare import MOST_PROBLEMS
 from hybrid_video.engine.report import money
 from hybrid_video.engine.selection import Shot
@@ -220,5 +220,5 @@ def _planned(batch: Batch, shots: Sequence[Shot], settings: Settings, live: Live
         planned_usd=plan.planned_usd if plan else None,
         planned_s=plan.planned_s if plan else None,
         split=plan.split if plan else {},
-        notices=tuple(told for told in (notice, pods) if told),
+        notices=tuple(text for text in (notice, f"expected: {told(pods)}" if pods else "") if text),
     )

@@ -1,7 +1,8 @@
-"""What a run could come to with rented GPUs that are not open yet.
+"""What a run is expected to come to with rented GPUs that are not open yet.
 
-It is told beside the plan, which counts on what is there: whether a pod opens is decided while the batch runs, by the
-watcher, on what the queue is worth by then. Nothing is stored, and the dispatcher does not look at it.
+Where they pay, this is what to expect, and it is stored as the run's plan: the watcher opens pods by the same worth
+while the batch runs. Told beside it is what the run would come to without them. The dispatcher does not look at it: it
+counts on a pod once it is being started.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from hybrid_video.engine.report import money
 from hybrid_video.engine.roster import KEY
 from hybrid_video.engine.selection import Shot
 from hybrid_video.estimates import cheapest_pod_usd_per_h
-from hybrid_video.models import Lane
+from hybrid_video.ledger.forecasts import Forecast
+from hybrid_video.models import NANO_USD, Lane
 from hybrid_video.pod_plans import PodPlan
 from hybrid_video.pricing.catalog import PriceBook
 from hybrid_video.pricing.refresh import load_prices
@@ -35,14 +37,17 @@ def pod_outlook(
     room: int,
     deadline_s: float | None,
     budget_usd: Decimal | None,
-) -> str:
-    """What up to `room` more pods would make of the plan, as part of a sentence; empty where none is worth opening."""
-    if not room:
-        return ""
+) -> PodPlan | None:
+    """What up to `room` more pods would make of the plan; None where none is worth opening.
+
+    Only for the policy that opens pods by their worth: another one opens them by the length of the queue.
+    """
+    if not room or settings.pods.policy != "break-even":
+        return None
     offer = offer_of(shots, load_prices(settings.routing.prices, settings), settings)
     if offer is None:
-        return ""
-    found = with_pods(
+        return None
+    return with_pods(
         shots,
         lanes,
         offer,
@@ -51,11 +56,20 @@ def pod_outlook(
         budget_usd=budget_usd,
         value_of_time_usd_per_h=settings.routing.value_of_time_usd_per_h,
     )
-    if found is None:
-        return ""
-    pods = "a rented GPU" if found.pods == 1 else f"{found.pods} rented GPUs"
-    cost = money(found.cost_usd.quantize(PLACES))
-    return f"with {pods}, opened when they pay, about ${cost} in {found.duration_s:.1f} s"
+
+
+def told(pods: PodPlan) -> str:
+    """The outlook as part of a sentence."""
+    number = "a rented GPU" if pods.pods == 1 else f"{pods.pods} rented GPUs"
+    return f"${money(pods.cost_usd.quantize(PLACES))} in {pods.duration_s:.1f} s with {number} opened for it"
+
+
+def counting_on(pods: PodPlan, found: Forecast) -> Forecast:
+    """The forecast with what the pods make of it."""
+    split = {key: pods.split.get(key, 0) for key in found.split}
+    split[KEY] = split.get(KEY, 0) + pods.split.get(pod_plans.PODS, 0)
+    cost = pods.cost_usd.quantize(NANO_USD)
+    return found.model_copy(update={"planned_usd": cost, "planned_s": pods.duration_s, "split": split})
 
 
 def offer_of(shots: Sequence[Shot], book: PriceBook, settings: Settings) -> PodOffer | None:

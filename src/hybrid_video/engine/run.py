@@ -26,7 +26,7 @@ from hybrid_video.engine.eligibility import Eligibility, fitted
 from hybrid_video.engine.events import EventKind, Observer
 from hybrid_video.engine.forecast import forecast, uncertain, unproven
 from hybrid_video.engine.jobs import Jobs
-from hybrid_video.engine.pod_outlook import pod_outlook
+from hybrid_video.engine.pod_outlook import counting_on, pod_outlook, told
 from hybrid_video.engine.prepare import Prepared
 from hybrid_video.engine.progress import JobProgress, UnderWay, next_state, wishes
 from hybrid_video.engine.report import BatchReport, build_report, money
@@ -602,17 +602,19 @@ class BatchRun:
             deadline_s=self._batch.deadline_s,
             budget_usd=None if self._batch.budget_usd is None else self._headroom(),
         )
+        if pods is not None and found is None:
+            self._teller.tell("plan", f"expected: {told(pods)}")
         if found is None:
-            if pods:
-                self._teller.tell("plan", f"expected: {pods}")
             return
+        alone = f"${money(found.planned_usd)} in {found.planned_s:.1f} s"
+        if pods is not None:
+            found = counting_on(pods, found)
         number = await asyncio.to_thread(self._ledger.record_plan, found)
         self._planned = (number, time.monotonic(), frozenset(shot.job.id for shot in waiting))
         split = ", ".join(f"{count} {key}" for key, count in found.split.items() if count)
         starting = f"; starting {found.starts} workers costs the endpoint ${money(found.start_usd)}"
-        text = f"expected: ${money(found.planned_usd)} in {found.planned_s:.1f} s ({split})"
-        text += starting if found.starts else ""
-        self._teller.tell("plan", f"{text}; {pods}" if pods else text)
+        text = f"expected: {told(pods)} ({split}), {alone} without" if pods else f"expected: {alone} ({split})"
+        self._teller.tell("plan", text + starting if found.starts else text)
 
     def _record_outcome(self) -> None:
         """Stores what the run came to beside its plan."""
