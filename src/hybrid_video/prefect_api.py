@@ -36,6 +36,17 @@ def answers(url: str) -> bool:
         return False
 
 
+def gone(url: str) -> bool:
+    """Whether nobody listens at this API address any more; one that only takes long is busy, not gone."""
+    try:
+        httpx.get(f"{url}/health", timeout=2.0, verify=_trusted())
+    except httpx.ConnectError:
+        return True
+    except httpx.HTTPError:
+        return False
+    return False
+
+
 def _trusted() -> ssl.SSLContext:
     """Whose certificates are believed: a studio's own authority where it is named, else the usual ones."""
     file = os.environ.get("PREFECT_API_SSL_CERT_FILE")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pipeline_rig import SERVICE_S, TIME_SCALE, EmulatorThread, FarmMaker, Project, Servers, servers_of
+from pipeline_rig import SERVICE_S, TIME_SCALE, Deployed, EmulatorThread, FarmMaker, Project, Servers, servers_of
 
 from hybrid_video.emulators.farm import Farm, FarmOptions
 
@@ -17,6 +18,13 @@ def emulator_thread() -> Iterator[EmulatorThread]:
     thread = EmulatorThread()
     yield thread
     thread.close()
+
+
+@pytest.fixture(scope="session")
+def deployed(tmp_path_factory: pytest.TempPathFactory) -> Deployed:
+    """Our pools and deployments, ready to be copied: to make them takes some 6 s of CPU."""
+    own = tmp_path_factory.getbasetemp()
+    return Deployed.made_in(own.parent if "PYTEST_XDIST_WORKER" in os.environ else own)
 
 
 @pytest.fixture

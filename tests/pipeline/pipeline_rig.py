@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -23,6 +24,7 @@ from typing import Any, TypeVar
 
 import httpx
 import pytest
+from filelock import FileLock
 
 from hybrid_video.cli import app
 from hybrid_video.cli.output import guarded
@@ -30,6 +32,9 @@ from hybrid_video.emulators.farm import Farm, FarmOptions
 from hybrid_video.ledger import Ledger
 from hybrid_video.ledger.verify import VerifyReport, verify
 from hybrid_video.models import Attempt, AttemptState, Tier
+from hybrid_video.prefect_deploy import create_pools, deploy
+from hybrid_video.prefect_server import PrefectServer
+from hybrid_video.project import project_dir
 
 T = TypeVar("T")
 
@@ -256,6 +261,33 @@ class Process:
         if self.popen.poll() is None:
             self.popen.kill()
             self.popen.wait()
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """Prefect's folder as a stopped server left it that had been given our pools and deployments; made once."""
+
+    home: Path
+    pools: list[str]
+    deployments: list[str]
+
+    @classmethod
+    def made_in(cls, folder: Path) -> Deployed:
+        """Makes it in this folder, which every worker of the session shares, unless another has."""
+        done = folder / "deployed.json"
+        with FileLock(folder / "deployed.lock"):
+            if not done.exists():
+                shutil.rmtree(folder / "deployed", ignore_errors=True)
+                with PrefectServer(folder / "deployed") as server:
+                    pools = create_pools(server.url)
+                    deployments = deploy(server.url, project_dir(), home=server.home)
+                done.write_text(json.dumps({"pools": pools, "deployments": deployments}), encoding="utf-8")
+        return cls(folder / "deployed", **json.loads(done.read_text(encoding="utf-8")))
+
+    def server(self, home: Path, *, lean: bool = False) -> PrefectServer:
+        """A server of its own on a copy of that folder, not started: it has the deployments as soon as it answers."""
+        shutil.copytree(self.home, home, ignore=shutil.ignore_patterns("*.lock", "*.log"))
+        return PrefectServer(home, lean=lean)
 
 
 def until(what: str, true: Callable[[], object], timeout_s: float = 90) -> None:

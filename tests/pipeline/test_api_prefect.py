@@ -5,15 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from pipeline_rig import SMALL, Project, Servers, until
+from pipeline_rig import SMALL, Deployed, Project, Servers, until
 
 from hybrid_video import submitting, views
 from hybrid_video.batchfile import parse_batch
 from hybrid_video.errors import InputError
 from hybrid_video.ledger import Ledger
 from hybrid_video.prefect_api import call
-from hybrid_video.prefect_deploy import create_pools, deploy
-from hybrid_video.prefect_server import PrefectServer
 from hybrid_video.prefect_worker import PrefectWorker
 from hybrid_video.project import project_dir
 from hybrid_video.settings import Settings
@@ -21,13 +19,11 @@ from hybrid_video.settings import Settings
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
-def test_prefect_makes_a_submitted_batch(project: Project, farm: Servers, tmp_path: Path) -> None:
+def test_prefect_makes_a_submitted_batch(project: Project, farm: Servers, tmp_path: Path, deployed: Deployed) -> None:
     """Without a worker the submission says that it waits; with one the clips are made and the run has ended well."""
     project.use(farm)
-    with PrefectServer(tmp_path / "prefect", lean=True) as server:
+    with deployed.server(tmp_path / "prefect", lean=True) as server:
         project.set(PREFECT_API_URL=server.url)
-        create_pools(server.url)
-        deploy(server.url, project_dir(), home=server.home)
         settings = Settings.load()
         jobs = [{"id": f"s{n}", "prompt": f"shot {n}", **SMALL} for n in range(3)]
         made = submitting.submit(parse_batch({"name": "film", "jobs": jobs}), settings)

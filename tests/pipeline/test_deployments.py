@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
-from pipeline_rig import QUICK, SMALL, TIERS, TIME_SCALE, EmulatorThread, Servers, servers_of, until
+from pipeline_rig import QUICK, SMALL, TIERS, TIME_SCALE, Deployed, EmulatorThread, Servers, servers_of, until
 
 from hybrid_video.emulators.farm import Farm, FarmOptions
 from hybrid_video.errors import ConfigurationError
@@ -86,14 +86,13 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def site(tmp_path_factory: pytest.TempPathFactory, deployed: Deployed) -> Iterator[Site]:
     """A server with the project's pools and deployments."""
     folder = tmp_path_factory.mktemp("site")
-    with PrefectServer(folder / "prefect") as server:
-        assert create_pools(server.url) == ["local-gpu", "cloud-gpu"]
-        names = deploy(server.url, project_dir(), home=server.home)
-        scheduled = ["every-5-minutes", "every-hour", "every-month", "every-morning", "every-night", "every-week"]
-        assert names == ["cloud-gpu", *scheduled, "local-gpu"]
+    assert deployed.pools == ["local-gpu", "cloud-gpu"]
+    scheduled = ["every-5-minutes", "every-hour", "every-month", "every-morning", "every-night", "every-week"]
+    assert deployed.deployments == ["cloud-gpu", *scheduled, "local-gpu"]
+    with deployed.server(folder / "prefect") as server:
         yield Site(server, folder)
 
 

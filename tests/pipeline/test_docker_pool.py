@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import yaml
 from docker_engine import Container, Engine
-from pipeline_rig import SMALL, TIME_SCALE, EmulatorThread, Servers, servers_of, until
+from pipeline_rig import SMALL, TIME_SCALE, Deployed, EmulatorThread, Servers, servers_of, until
 from prefect.client.orchestration import PrefectClient
 from prefect_docker.worker import DockerWorker, DockerWorkerJobConfiguration
 
@@ -27,7 +27,7 @@ from hybrid_video.ledger import Ledger
 from hybrid_video.ledger.verify import verify
 from hybrid_video.models import Tier
 from hybrid_video.prefect_api import call
-from hybrid_video.prefect_deploy import POOLS, create_pools, deploy, job_template
+from hybrid_video.prefect_deploy import POOLS, create_pools, job_template
 from hybrid_video.prefect_server import PrefectServer
 from hybrid_video.prefect_worker import PrefectWorker
 from hybrid_video.project import project_dir
@@ -148,19 +148,16 @@ async def test_the_deployment_of_prefect_yaml_fits_the_template_and_the_image(si
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def site(tmp_path_factory: pytest.TempPathFactory, deployed: Deployed) -> Iterator[Site]:
     """Everything, with the project in a folder of the test where the image has /opt/hybrid-video."""
     folder = tmp_path_factory.mktemp("docker-pool")
     for name in ("flows", "tasks"):
         shutil.copytree(project_dir() / name, folder / "project" / name, ignore=shutil.ignore_patterns("__pycache__"))
-    text = (project_dir() / "prefect.yaml").read_text().replace("/opt/hybrid-video", str(folder / "project"))
-    (folder / "project" / "prefect.yaml").write_text(text)
     (folder / "worker").mkdir()
     engine = Engine(folder / "data")
     try:
-        with PrefectServer(folder / "prefect") as server:
-            create_pools(server.url)
-            deploy(server.url, folder / "project", home=server.home)
+        with deployed.server(folder / "prefect", lean=True) as server:
+            start_in(folder / "project", server.url)
             worker = PrefectWorker(
                 "cloud-gpu",
                 server.url,
@@ -172,6 +169,16 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
                 yield Site(server, engine, folder)
     finally:
         engine.close()
+
+
+def start_in(project: Path, url: str) -> None:
+    """Has the runs of the pool start in this folder; in the image it is /opt/hybrid-video."""
+    found = call(url, "GET", "/deployments/name/generate-batch/cloud-gpu")
+    [step] = found["pull_steps"]
+    change = step["prefect.deployments.steps.set_working_directory"]
+    assert change["directory"] == "/opt/hybrid-video"
+    change["directory"] = str(project)
+    call(url, "PATCH", f"/deployments/{found['id']}", {"pull_steps": [step]})
 
 
 @pytest.fixture(scope="module")

@@ -11,14 +11,12 @@ from typing import Any
 
 import httpx
 import pytest
-from pipeline_rig import Process, Project, Servers, until
+from pipeline_rig import Deployed, Process, Project, Servers, until
 
 from hybrid_video import logs
 from hybrid_video.prefect_api import call
-from hybrid_video.prefect_deploy import create_pools, deploy
 from hybrid_video.prefect_server import PrefectServer
 from hybrid_video.prefect_worker import PrefectWorker
-from hybrid_video.project import project_dir
 from tests.unit.observing_rig import Receiver, receiving
 
 pytestmark = pytest.mark.slow
@@ -122,9 +120,9 @@ def test_api_and_watcher(logging_project: Project) -> None:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
-    """A lean Prefect server."""
-    with PrefectServer(tmp_path_factory.mktemp("prefect"), lean=True) as running:
+def server(tmp_path_factory: pytest.TempPathFactory, deployed: Deployed) -> Iterator[PrefectServer]:
+    """A lean Prefect server with our deployments."""
+    with deployed.server(tmp_path_factory.mktemp("logs") / "prefect", lean=True) as running:
         yield running
 
 
@@ -145,8 +143,6 @@ def test_a_worker_writes_lines_and_one_trace_leads_from_its_flow_to_the_vendor(
     logging_project.set(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url)
     logs.configure()
     batch = json.loads(shots(logging_project).read_text())
-    create_pools(server.url)
-    deploy(server.url, project_dir(), home=server.home)
     home, folder = server.home, logging_project.folder
     with PrefectWorker("local-gpu", server.url, folder, home=home, environment=dict(os.environ)):
         deployment = call(server.url, "GET", "/deployments/name/generate-batch/local-gpu")

@@ -12,16 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pipeline_rig import QUICK, SMALL, TIME_SCALE, Project, Servers, until
+from pipeline_rig import QUICK, SMALL, TIME_SCALE, Deployed, Project, Servers, until
 
 from hybrid_video.ledger import Ledger
 from hybrid_video.ledger.verify import verify
 from hybrid_video.models import AttemptState, JobState
 from hybrid_video.prefect_api import call
-from hybrid_video.prefect_deploy import create_pools, deploy
 from hybrid_video.prefect_server import PrefectServer
 from hybrid_video.prefect_worker import PrefectWorker
-from hybrid_video.project import project_dir
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("prefect")]
 
@@ -61,12 +59,10 @@ def everything_is_made_once(project: Project, farm: Servers) -> None:
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[PrefectServer]:
+def server(tmp_path: Path, deployed: Deployed) -> Iterator[PrefectServer]:
     """A Prefect server with our deployments; a test may kill it."""
-    found = PrefectServer(tmp_path / "prefect", lean=True)
+    found = deployed.server(tmp_path / "prefect", lean=True)
     found.start()
-    create_pools(found.url)
-    deploy(found.url, project_dir(), home=found.home)
     yield found
     found.stop()
 

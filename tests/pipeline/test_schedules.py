@@ -17,7 +17,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from pipeline_rig import QUICK, SMALL, TIERS, TIME_SCALE, EmulatorThread, Project, Servers, servers_of, until
+from pipeline_rig import QUICK, SMALL, TIERS, TIME_SCALE, Deployed, EmulatorThread, Project, Servers, servers_of, until
 
 from hybrid_video.emulators.farm import Farm, FarmOptions
 from hybrid_video.errors import InputError, NotFoundError
@@ -25,7 +25,7 @@ from hybrid_video.ledger import Ledger
 from hybrid_video.ledger.verify import verify
 from hybrid_video.models import Tier
 from hybrid_video.prefect_api import call
-from hybrid_video.prefect_deploy import create_pools, deploy
+from hybrid_video.prefect_deploy import deploy
 from hybrid_video.prefect_server import PrefectServer
 from hybrid_video.prefect_worker import PrefectWorker
 from hybrid_video.project import project_dir
@@ -161,15 +161,15 @@ def hook() -> Iterator[Webhook]:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory, emulator_thread: EmulatorThread, hook: Webhook) -> Iterator[Site]:
+def site(
+    tmp_path_factory: pytest.TempPathFactory, emulator_thread: EmulatorThread, hook: Webhook, deployed: Deployed
+) -> Iterator[Site]:
     """Everything, with a worker that serves the pool."""
     folder = tmp_path_factory.mktemp("schedules")
     service_s = {Tier.LOCAL: 8.0, Tier.CLOUD: 12.0, Tier.GEMINI: 6.0}
     farm = emulator_thread.do(Farm.start(FarmOptions(time_scale=TIME_SCALE, service_s=service_s, cold_start_s=4.0)))
     try:
-        with PrefectServer(folder / "prefect") as server:
-            create_pools(server.url)
-            deploy(server.url, project_dir(), home=server.home)
+        with deployed.server(folder / "prefect", lean=True) as server:
             site = Site(server, folder, servers_of(farm), hook)
             worker = PrefectWorker("local-gpu", server.url, folder, home=server.home, environment=site.environment)
             with worker:

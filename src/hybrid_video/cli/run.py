@@ -26,11 +26,14 @@ from hybrid_video.engine.report import BatchReport
 from hybrid_video.engine.session import run_batch
 from hybrid_video.errors import ConfigurationError, InputError
 from hybrid_video.models import MAX_BUDGET_USD, MAX_DEADLINE_S, Batch, whole_nano_usd
+from hybrid_video.prefect_api import gone
 from hybrid_video.project import flow_command
 from hybrid_video.settings import Settings
 
 PREFECT_TIMEOUT_S = 3.0
 FLOW_END_PATIENCE_S = 30.0
+GONE_PATIENCE_S = 4.0
+"""How long a Prefect server that nobody reaches is given to come back once the batch has ended."""
 
 FileArgument = Annotated[Path, typer.Argument(help="Batch file: YAML, JSON or CSV.", show_default=False)]
 OutOption = Annotated[Path | None, typer.Option("--out", help="Folder for the clips.")]
@@ -182,21 +185,26 @@ def _run_child(command: list[str], environment: dict[str, str], answer: Path) ->
     """Runs the flow process to its end. Ctrl-C and SIGTERM are passed on, so that it can stop the remote work first.
 
     It gets a session of its own: a terminal would otherwise send it the same Ctrl-C a second time. Once its report is
-    there it has a while to tell the Prefect server; a server that has gone would hold it for many minutes.
+    there it has a while to tell the Prefect server, and only moments where nobody listens any more: a server that has
+    gone would hold it for many minutes.
     """
+    url = environment.get("PREFECT_API_URL", "").rstrip("/")
     child = subprocess.Popen(command, env=environment, stdout=2, start_new_session=os.name == "posix")
     previous = {}
     with contextlib.suppress(ValueError):  # not the main thread: nothing to pass on
         for number in (signal.SIGINT, signal.SIGTERM):
             previous[number] = signal.signal(number, lambda got, _frame: child.send_signal(got))
     try:
-        answered_s = math.inf
+        answered_s = reached_s = math.inf
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 return child.wait(1)
             if answer.exists():
                 answered_s = min(answered_s, time.monotonic())
-            if time.monotonic() - answered_s > FLOW_END_PATIENCE_S:
+                if reached_s == math.inf or not gone(url):
+                    reached_s = time.monotonic()
+            waited_s, alone_s = time.monotonic() - answered_s, time.monotonic() - reached_s
+            if waited_s > FLOW_END_PATIENCE_S or alone_s > GONE_PATIENCE_S:
                 console.print(
                     "the batch has ended, but the Prefect server does not take note of it; leaving the flow run"
                 )

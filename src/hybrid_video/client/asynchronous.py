@@ -208,9 +208,11 @@ class AsyncClient:
     async def follow(self, batch: str) -> AsyncIterator[BatchEvent]:
         """Everything that happens in a batch, until it is over."""
         cursor: str | None = None
+        last = ""
         while True:
-            page = await self.events(batch, cursor=cursor, limit=500, wait_s=0.0 if cursor is None else 10.0)
+            page = await self.events(batch, cursor=cursor, limit=500, wait_s=calls.patience_s(cursor, last))
             for item in page.items:
+                last = item.kind
                 yield item
             cursor = page.cursor
             if not page.items and calls.over(await self.batch(batch)):

@@ -64,6 +64,8 @@ TIMEOUT_S: Final = 30.0
 PAUSES_S: Final = (0.2, 0.6, 1.8)
 LONGEST_PAUSE_S: Final = 30.0
 POLL_S: Final = 1.0
+EVENTS_S: Final = 10.0
+ENDING_S: Final = 0.3
 CHUNK: Final = 1 << 20
 _OURS: Final[dict[str, type[HybridVideoError]]] = {
     "not_found": NotFoundError,
@@ -316,6 +318,16 @@ def unreachable(url: str, error: httpx.HTTPError) -> ApiError:
         f"the API at {url!r} does not answer ({type(error).__name__}); start it with `hybrid-video api`, and check the "
         "address"
     )
+
+
+def patience_s(cursor: str | None, last: str) -> float:
+    """How long to wait for the next event of a batch: only a moment once it has told that it ended.
+
+    Nothing follows that but the end of its process; whoever waited on would hear of it seconds late.
+    """
+    if cursor is None:
+        return 0.0
+    return ENDING_S if last == "ended" else EVENTS_S
 
 
 def over(detail: BatchDetail) -> bool:

@@ -207,9 +207,12 @@ class Client:
     def follow(self, batch: str) -> Iterator[BatchEvent]:
         """Everything that happens in a batch, until it is over."""
         cursor: str | None = None
+        last = ""
         while True:
-            page = self.events(batch, cursor=cursor, limit=500, wait_s=0.0 if cursor is None else 10.0)
-            yield from page.items
+            page = self.events(batch, cursor=cursor, limit=500, wait_s=calls.patience_s(cursor, last))
+            for item in page.items:
+                last = item.kind
+                yield item
             cursor = page.cursor
             if not page.items and calls.over(self.batch(batch)):
                 return
