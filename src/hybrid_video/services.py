@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -123,12 +123,20 @@ class Service:
         return time.monotonic() >= self._next_s
 
 
+@dataclass(frozen=True)
+class Starting:
+    """Services that have been told to start."""
+
+    services: Sequence[Service]
+    futures: Sequence[Future[None]]
+
+
 class Household:
     """Several services as one: `start` in stages, `keep` until told to end, `stop`."""
 
     def __init__(self, tell: Callable[[str], None]) -> None:
         self._tell = tell
-        self._stages: list[list[Service]] = []
+        self._stages: list[Starting] = []
         self._ending = threading.Event()
 
     @property
@@ -141,21 +149,34 @@ class Household:
         self._ending.set()
 
     def start(self, services: Sequence[Service]) -> None:
-        """Starts services side by side and tells of each as it answers.
+        """Starts services side by side and waits until each is ready; tells of each as it is.
 
         Raises:
             ConfigurationError: one could not be started; the first such sentence.
         """
+        self.ready(self.begin(services))
+
+    def begin(self, services: Sequence[Service]) -> Starting:
+        """Tells services to start, side by side; `ready` waits for them. They may read the environment until then."""
         if self._ending.is_set() or not services:
-            return
-        self._stages.append(list(services))
-        with ThreadPoolExecutor(len(services)) as threads:
-            futures = [threads.submit(self._start_one, service) for service in services]
-            while not all(future.done() for future in futures):
-                if self._ending.wait(POLL_S / 5):
-                    for service in services:  # whoever still waits for readiness gives up
-                        service.runs.stop()
-        for future in futures:
+            return Starting((), ())
+        threads = ThreadPoolExecutor(len(services))
+        starting = Starting(services, [threads.submit(self._start_one, service) for service in services])
+        threads.shutdown(wait=False)
+        self._stages.append(starting)
+        return starting
+
+    def ready(self, starting: Starting) -> None:
+        """Waits for services that were begun.
+
+        Raises:
+            ConfigurationError: one could not be started; the first such sentence.
+        """
+        while wait(starting.futures, POLL_S / 5).not_done:
+            if self._ending.is_set():
+                for service in starting.services:  # whoever still waits for readiness gives up
+                    self._stop_one(service)
+        for future in starting.futures:
             if not self._ending.is_set():
                 future.result()
 
@@ -163,7 +184,7 @@ class Household:
         """Starts again whatever crashes, until the end is asked for."""
         down: set[str] = set()
         while not self._ending.wait(POLL_S):
-            for service in (service for stage in self._stages for service in stage):
+            for service in (service for stage in self._stages for service in stage.services):
                 if service.runs.running:
                     continue
                 if service.name not in down:
@@ -176,8 +197,9 @@ class Household:
         """Ends everything, the last stage first and the services of one stage side by side. Never raises."""
         self._ending.set()
         for stage in reversed(self._stages):
-            with ThreadPoolExecutor(len(stage)) as threads:
-                for service in stage:
+            self.ready(stage)
+            with ThreadPoolExecutor(len(stage.services)) as threads:
+                for service in stage.services:
                     threads.submit(self._stop_one, service)
 
     def _start_one(self, service: Service) -> None:

@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,11 +109,11 @@ def _run(home: Path, ports: Ports, *, demo: bool, json_output: bool) -> int:
     with _ended_by_signals(household):
         try:
             began_s = time.monotonic()
+            emulators = [_emulators(home / "demo")] if demo else []
             if demo:
-                household.start([_emulators(home / "demo")])
                 os.environ.update(_demo_settings(home / "demo"))
             settings = Settings.load()
-            addresses = _start_all(household, settings, ports)
+            addresses = _start_all(household, settings, ports, emulators)
             if not household.ending:
                 _ready(home, addresses, time.monotonic() - began_s, demo=demo, json_output=json_output)
                 household.keep()
@@ -125,46 +125,50 @@ def _run(home: Path, ports: Ports, *, demo: bool, json_output: bool) -> int:
     return 0
 
 
-def _start_all(household: Household, settings: Settings, ports: Ports) -> dict[str, Any]:
+def _start_all(household: Household, settings: Settings, ports: Ports, emulators: Sequence[Service]) -> dict[str, Any]:
+    """Starts everything, each part as soon as what it needs is there; Prefect takes longest, so it goes first."""
     home, logs = settings.storage.home, settings.storage.home / "logs"
     server = PrefectServer(home / "prefect", ports.prefect)
     prefect_url, prefect_ui = f"http://{HOST}:{ports.prefect}/api", f"http://{HOST}:{ports.prefect}"
     os.environ["PREFECT_API_URL"] = prefect_url  # API and dashboard submit batches there
     console.print("starting (the first time takes about half a minute) …")
     api_url, dashboard_url = f"http://{HOST}:{ports.api}", f"http://{HOST}:{ports.dashboard}"
-    household.start(
-        [
-            Service("Prefect", server, prefect_ui),
-            Service("the watcher", _watcher(settings, logs)),
-            Service(
+    parts = [
+        Service("the watcher", _watcher(settings, logs)),
+        Service(
+            "the API",
+            ChildService(
                 "the API",
-                ChildService(
-                    "the API",
-                    ["hybrid_video", "api", "--host", HOST, "--port", str(ports.api)],
-                    log_file=logs / "api.log",
-                    ready=lambda: answers(f"{api_url}/health"),
-                ),
-                api_url,
+                ["hybrid_video", "api", "--host", HOST, "--port", str(ports.api)],
+                log_file=logs / "api.log",
+                ready=lambda: answers(f"{api_url}/health"),
             ),
-            Service(
+            api_url,
+        ),
+        Service(
+            "the dashboard",
+            ChildService(
                 "the dashboard",
-                ChildService(
-                    "the dashboard",
-                    dashboard_command(settings.dashboard, host=HOST, port=ports.dashboard)[2:],
-                    log_file=logs / "dashboard.log",
-                    ready=lambda: answers(f"{dashboard_url}/_stcore/health"),
-                    environment=QUIET,
-                ),
-                dashboard_url,
+                dashboard_command(settings.dashboard, host=HOST, port=ports.dashboard)[2:],
+                log_file=logs / "dashboard.log",
+                ready=lambda: answers(f"{dashboard_url}/_stcore/health"),
+                environment=QUIET,
             ),
-        ]
-    )
+            dashboard_url,
+        ),
+    ]
+    prefect = household.begin([Service("Prefect", server, prefect_ui)])
+    household.start(emulators)
+    others = household.begin(parts)
+    household.ready(prefect)
     if not household.ending:
         create_pools(prefect_url)
+        worker = PrefectWorker("local-gpu", prefect_url, Path.cwd(), home=home / "prefect")
+        working = household.begin([Service("the Prefect worker of pool local-gpu", worker)])
         names = deploy(prefect_url, project_dir(), home=home / "prefect")
         _tell(f"deployed {', '.join(names)}")
-    worker = PrefectWorker("local-gpu", prefect_url, Path.cwd(), home=home / "prefect")
-    household.start([Service("the Prefect worker of pool local-gpu", worker)])
+        household.ready(working)
+    household.ready(others)
     return {"prefect": prefect_ui, "api": api_url, "dashboard": dashboard_url}
 
 
