@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.chaos_audit import Audit, Person, audit
 from benchmarks.chaos_farm import Vendors
 from benchmarks.chaos_plans import KillPlan, make_batch, make_faults
-from benchmarks.chaos_process import Ended, Nursery, write_batch
+from benchmarks.chaos_process import Ended, Nursery, forking_parent, write_batch
 from benchmarks.measure import percentile
 from hybrid_video.ledger import Ledger
 from hybrid_video.models import Batch, JobState, Tier
@@ -196,9 +196,9 @@ def run(tally: Tally, kills: int, *, state: Path | None, keep: Path | None = Non
     charged_before = Decimal(tally.charged_usd)
     with (
         Vendors(seed=tally.seed) as vendors,
-        Nursery(folder, vendors.environment) as first,
-        Nursery(folder, vendors.environment) as second,
+        forking_parent(folder, vendors.environment) as parent,
     ):
+        first, second = (Nursery(parent, folder, vendors.environment) for _ in range(2))
         chaos = Chaos(tally, vendors, (first, second), folder)
         try:
             while tally.kills < kills and tally.clean:

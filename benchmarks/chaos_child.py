@@ -1,8 +1,8 @@
 """The process that is killed: one that has imported everything forks a batch run at each request.
 
-Run as a program it reads one JSON request a line and answers with the pid and then with the exit code, so that a new
-batch process costs a fork and not seconds of imports. The first request, a batch of its own, is run in the parent
-itself: it loads what is loaded on first use. No Python thread is left when it forks.
+Run as a program it forks a run for each request (`chaos_fork`): a new batch process costs a fork and not seconds of
+imports. The request on its command line, a batch of its own, is run in the parent itself: it loads what is loaded on
+first use. No Python thread is left when it forks.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ import json
 import os
 import signal
 import sys
-import threading
 import time
 import traceback
 from pathlib import Path
 from typing import Any, NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.chaos_fork import serve
 
 MID_TRANSACTION = "money.move"
 LEDGER_POINTS = (
@@ -40,28 +41,17 @@ LEDGER_POINTS = (
 
 
 def main() -> None:
-    """Serves requests until standard input ends."""
+    """Warms up and serves requests until standard input ends."""
     began = time.monotonic()
-    warming = json.loads(sys.stdin.readline())
+    warming = json.loads(sys.argv[2])
     kept = dict(os.environ)
     os.environ.update(warming["env"])
     code, _report = asyncio.run(_run(warming))
     os.environ.clear()
     os.environ.update(kept)
     gc.freeze()
-    _say(exit=code, cold_s=round(time.monotonic() - began, 3), threads=threading.active_count())
-    for line in sys.stdin:
-        request = json.loads(line)
-        pid = os.fork()
-        if pid == 0:
-            _become_run(request)
-        _say(pid=pid)
-        _pid, status = os.waitpid(pid, 0)
-        _say(exit=os.waitstatus_to_exitcode(status))
-
-
-def _say(**fields: object) -> None:
-    print(json.dumps(fields), flush=True)
+    print(json.dumps({"exit": code, "cold_s": round(time.monotonic() - began, 3)}), flush=True)
+    serve(sys.argv[1], _become_run)
 
 
 def _become_run(request: dict[str, Any]) -> NoReturn:

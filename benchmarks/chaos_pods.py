@@ -18,7 +18,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
@@ -33,6 +32,7 @@ from typing import Any, Self, TypeVar
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.chaos_farm import TappedFaults
+from benchmarks.chaos_fork import ForkParent, Line
 from benchmarks.chaos_pods_child import BATCH, JOBS, STORE_POINTS
 from hybrid_video.backends.runpod import PodsClient, PodSpec
 from hybrid_video.emulators.faults import FaultRule
@@ -191,53 +191,17 @@ class Provider:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
 
 
-class Nursery:
-    """One parent process that forks controllers, one at a time."""
-
-    def __init__(self, folder: Path) -> None:
-        self._parent = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("chaos_pods_child.py"))],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            cwd=folder,
-            text=True,
-        )
-        self._answer()
-
-    def start(self, request: dict[str, Any]) -> int:
-        """Forks a controller; its pid."""
-        assert self._parent.stdin is not None
-        self._parent.stdin.write(json.dumps(request) + "\n")
-        self._parent.stdin.flush()
-        return int(self._answer()["pid"])
-
-    def wait(self) -> int:
-        """The exit code of the controller, -9 when it was killed."""
-        return int(self._answer()["exit"])
-
-    def close(self) -> None:
-        """Ends the parent."""
-        assert self._parent.stdin is not None
-        assert self._parent.stdout is not None
-        self._parent.stdin.close()
-        self._parent.wait(10)
-        self._parent.stdout.close()
-
-    def _answer(self) -> dict[str, Any]:
-        assert self._parent.stdout is not None
-        line = self._parent.stdout.readline()
-        if not line:
-            raise RuntimeError(f"the forking process ended with {self._parent.wait()}")
-        found: dict[str, Any] = json.loads(line)
-        return found
+def forking_parent(folder: Path) -> ForkParent:
+    """What controllers are forked from."""
+    return ForkParent(Path(__file__).with_name("chaos_pods_child.py"), folder)
 
 
 class Chaos:
     """One home, one provider, and the controllers that die on it."""
 
-    def __init__(self, tally: Tally, provider: Provider, nurseries: tuple[Nursery, Nursery], folder: Path) -> None:
+    def __init__(self, tally: Tally, provider: Provider, lines: tuple[Line, Line], folder: Path) -> None:
         self._tally, self._provider, self._folder = tally, provider, folder
-        self._nursery, self._second = nurseries
+        self._line, self._second = lines
         self._rng = random.Random(tally.seed)
         self._home = folder / "home"
         self.settings = Settings(
@@ -308,7 +272,7 @@ class Chaos:
         if rival:
             self._second.start({**request, "seed": rng.randrange(10**9), "crash": None, "seconds": RIVAL_S})
             tally.rivals += 1
-        pid = self._nursery.start(request)
+        pid = self._line.start(request)
         over = threading.Event()
 
         def kill() -> None:
@@ -318,7 +282,7 @@ class Chaos:
         if kind == "random":
             self._provider.call_later(rng.uniform(0.05, 1.2), kill)
         self._provider.faults.listener = self._listener(rng, kill if kind == "wire" else None)
-        code = self._nursery.wait()
+        code = self._line.wait()
         over.set()
         if rival:
             self._check(self._second.wait())
@@ -425,9 +389,8 @@ def run(tally: Tally, kills: int, *, keep: Path | None = None, tell: bool = Fals
     """Goes on until so many kills are done or an invariant has failed."""
     folder = keep or Path(tempfile.mkdtemp(prefix="hybrid-video-chaos-pods-"))
     began = time.monotonic()
-    with Provider() as provider:
-        nurseries = Nursery(folder), Nursery(folder)
-        chaos = Chaos(tally, provider, nurseries, folder)
+    with Provider() as provider, forking_parent(folder) as parent:
+        chaos = Chaos(tally, provider, (parent.line(), parent.line()), folder)
         try:
             while tally.kills < kills and tally.clean:
                 chaos.round(min(KILLS_PER_ROUND, kills - tally.kills))
@@ -436,8 +399,6 @@ def run(tally: Tally, kills: int, *, keep: Path | None = None, tell: bool = Fals
                     print(f"{tally.kills} kills, {tally.pods} pods, {tally.elapsed_s:.0f} s", file=sys.stderr)
         finally:
             chaos.ledger.close()
-            for nursery in nurseries:
-                nursery.close()
     if keep is None and tally.clean:
         shutil.rmtree(folder, ignore_errors=True)
     elif not tally.clean:

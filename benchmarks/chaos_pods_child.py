@@ -1,7 +1,6 @@
 """The controller that is killed: opens, tends and ends pods at random, and lets jobs run on them.
 
-Run as a program it imports everything once, reads one JSON request a line, forks a controller for each, and answers
-with its pid and then with its exit code.
+Run as a program it imports everything once and forks a controller for each request (`chaos_fork`).
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ import asyncio
 import contextlib
 import gc
 import importlib
-import json
 import os
 import random
 import signal
@@ -24,6 +22,7 @@ from typing import Any, NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.chaos_fork import serve
 from hybrid_video.errors import HybridVideoError
 from hybrid_video.ledger import Caps, Ledger, Owner
 from hybrid_video.models import (
@@ -65,19 +64,7 @@ JOBS = 6
 def main() -> None:
     """Serves requests until standard input ends."""
     gc.freeze()
-    _say(ready=True)
-    for line in sys.stdin:
-        request = json.loads(line)
-        pid = os.fork()
-        if pid == 0:
-            _become_controller(request)
-        _say(pid=pid)
-        _pid, status = os.waitpid(pid, 0)
-        _say(exit=os.waitstatus_to_exitcode(status))
-
-
-def _say(**fields: object) -> None:
-    print(json.dumps(fields), flush=True)
+    serve(sys.argv[1], _become_controller)
 
 
 def _become_controller(request: dict[str, Any]) -> NoReturn:

@@ -5,18 +5,16 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import tempfile
 import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from benchmarks.chaos_farm import SMALL, WARMING
+from benchmarks.chaos_fork import ForkParent
 from hybrid_video.models import Batch, Preferences, Tier, VideoJob
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -69,49 +67,48 @@ class RunningBatch:
             self._ended = True
 
 
-class Nursery:
-    """One parent process that forks batch runs, one at a time; `cold_s` is what its own first run took, with imports.
+def forking_parent(folder: Path, environment: Mapping[str, str]) -> ForkParent:
+    """What batch runs are forked from.
 
     Raises:
         RuntimeError: its own first run, of one job for each tier, did not succeed.
     """
+    own = Path(tempfile.mkdtemp(prefix="warming-", dir=folder))
+    request = {
+        "batch": str(write_batch(warming_batch(), own)),
+        "env": {**environment, "HYBRID_VIDEO_HOME": str(own / "home")},
+        "out": str(own / "clips"),
+        "events": str(own / "events.jsonl"),
+    }
+    parent = ForkParent(ROOT / "benchmarks" / "chaos_child.py", folder, request)
+    if parent.said["exit"] != 0:
+        raise RuntimeError(f"the forking process is not ready: {parent.said}")
+    return parent
 
-    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+
+class Nursery:
+    """Runs batches in processes forked from the parent, one at a time."""
+
+    def __init__(self, parent: ForkParent, folder: Path, environment: Mapping[str, str]) -> None:
+        self._line = parent.line()
         self._folder = Path(tempfile.mkdtemp(prefix="runs-", dir=folder))
         self._count = 0
         self._environment = dict(environment)
-        self._parent = subprocess.Popen(
-            [sys.executable, str(ROOT / "benchmarks" / "chaos_child.py")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            cwd=folder,
-            text=True,
-        )
-        self._ask(write_batch(warming_batch(), self._folder), home=self._folder / "home", out=self._folder / "clips")
-        answer = self._answer()
-        if answer["exit"] != 0 or answer["threads"] != 1:
-            raise RuntimeError(f"the forking process is not ready: {answer}")
-        self.cold_s = float(answer["cold_s"])
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        assert self._parent.stdin is not None
-        self._parent.stdin.close()
-        try:
-            self._parent.wait(5)
-        except subprocess.TimeoutExpired:
-            self._parent.kill()
-            self._parent.wait()
-        assert self._parent.stdout is not None
-        self._parent.stdout.close()
 
     def start(self, batch: Path, *, home: Path, out: Path, crash: Mapping[str, Any] | None = None) -> RunningBatch:
         """Forks a run of a batch file."""
+        self._count += 1
+        self._events = self._folder / f"events-{self._count}.jsonl"
+        request = {
+            "batch": str(batch),
+            "env": {**self._environment, "HYBRID_VIDEO_HOME": str(home)},
+            "out": str(out),
+            "crash": crash,
+            "events": str(self._events),
+            "log": str(batch.with_suffix(".log")),
+        }
         began = time.monotonic()
-        self._ask(batch, home=home, out=out, crash=crash)
-        return RunningBatch(int(self._answer()["pid"]), began)
+        return RunningBatch(self._line.start(request), began)
 
     def wait(self, run: RunningBatch) -> Ended:
         """Waits for its end.
@@ -127,36 +124,13 @@ class Nursery:
 
         timer = threading.Timer(LONGEST_RUN_S, give_up)
         timer.start()
-        code = int(self._answer()["exit"])
+        code = self._line.wait()
         run.over()
         timer.cancel()
         if hung.is_set():
             raise HangError(f"a batch process had not ended after {LONGEST_RUN_S:g} s")
         took = time.monotonic() - run.started_at
         return Ended(code, run.started_at, took, tuple(_events(self._events)))
-
-    def _ask(self, batch: Path, *, home: Path, out: Path, crash: Mapping[str, Any] | None = None) -> None:
-        self._count += 1
-        self._events = self._folder / f"events-{self._count}.jsonl"
-        request = {
-            "batch": str(batch),
-            "env": {**self._environment, "HYBRID_VIDEO_HOME": str(home)},
-            "out": str(out),
-            "crash": crash,
-            "events": str(self._events),
-            "log": str(batch.with_suffix(".log")),
-        }
-        assert self._parent.stdin is not None
-        self._parent.stdin.write(json.dumps(request) + "\n")
-        self._parent.stdin.flush()
-
-    def _answer(self) -> dict[str, Any]:
-        assert self._parent.stdout is not None
-        line = self._parent.stdout.readline()
-        if not line:
-            raise RuntimeError(f"the forking process ended with {self._parent.wait()}")
-        found: dict[str, Any] = json.loads(line)
-        return found
 
 
 def write_batch(batch: Batch, folder: Path) -> Path:
