@@ -276,8 +276,13 @@ async def test_the_asynchronous_client_does_the_same(api: Client) -> None:
             await nobody.health()
 
 
-def test_selection_sees_the_queue(api: Client) -> None:
-    """A free GPU wins while it is idle; with a long queue before it the job goes elsewhere."""
+def test_selection_keeps_hard_limits_and_sees_the_queue(api: Client) -> None:
+    """A job limit of nothing leaves only the free backend. It wins while idle; with a long queue it does not."""
+    job = SelectJob(preferences=Preferences(max_cost_usd=Decimal(0), backend="gemini"))
+    picked = api.select(SelectRequest(job=job))
+    assert picked.backend == "comfyui"
+    refused = [line for line in picked.decision.candidates if line.refusal == "limit"]
+    assert {line.backend for line in refused} >= {"gemini"}
     assert api.select().backend == "comfyui"
     api.submit(batch("long", *({"duration_s": 20, "preferences": {"backend": "local"}} for _ in range(300))))
     until("the queue is known", lambda: api.status().overview.queued_jobs > 200)
@@ -287,12 +292,3 @@ def test_selection_sees_the_queue(api: Client) -> None:
     local = next(line for line in busy.decision.candidates if line.backend == "comfyui")
     assert local.wait_s > 60
     api.cancel("long", wait_s=20)
-
-
-def test_limits_are_hard_over_the_api_too(api: Client) -> None:
-    """A job limit of nothing leaves only the free backend; without it there is none."""
-    job = SelectJob(preferences=Preferences(max_cost_usd=Decimal(0), backend="gemini"))
-    picked = api.select(SelectRequest(job=job))
-    assert picked.backend == "comfyui"
-    refused = [line for line in picked.decision.candidates if line.refusal == "limit"]
-    assert {line.backend for line in refused} >= {"gemini"}

@@ -22,7 +22,7 @@ from hybrid_video.ledger import Ledger
 from hybrid_video.ledger.verify import verify
 from hybrid_video.models import Tier
 from hybrid_video.prefect_api import call
-from hybrid_video.prefect_deploy import POOLS, create_pools, deploy, set_schedule
+from hybrid_video.prefect_deploy import POOLS, create_pools, set_schedule
 from hybrid_video.prefect_server import PrefectServer
 from hybrid_video.prefect_worker import PrefectWorker
 from hybrid_video.project import project_dir
@@ -243,18 +243,6 @@ def test_the_watcher_runs_once_however_often_its_schedule_starts_it(site: Site) 
     assert ended(site, first)["type"] in ("CANCELLED", "COMPLETED")
     with closing(Ledger.open(site.home / "ledger.sqlite3")) as ledger:
         assert watching(ledger) is None
-
-
-def test_schedules_start_switched_off_and_stay_as_the_user_left_them(site: Site) -> None:
-    """The nightly schedule is off at first; deploying again keeps it on, with the parameters it was given."""
-    schedules = call(site.server.url, "GET", f"/deployments/name/{NAME}")["schedules"]
-    assert [(found["slug"], found["active"]) for found in schedules] == [("nightly", False)]
-    parameters = {"batch_file": "/shots/tonight.yaml"}
-    set_schedule(site.server.url, NAME, "nightly", active=True, parameters=parameters)
-    deploy(site.server.url, project_dir(), home=site.server.home)
-    [kept] = call(site.server.url, "GET", f"/deployments/name/{NAME}")["schedules"]
-    assert (kept["active"], kept["parameters"]) == (True, parameters)
-    set_schedule(site.server.url, NAME, "nightly", active=False, parameters={})
 
 
 def test_a_schedule_that_does_not_exist_is_named(site: Site) -> None:

@@ -25,7 +25,7 @@ from hybrid_video.ledger import Ledger
 from hybrid_video.ledger.verify import verify
 from hybrid_video.models import Tier
 from hybrid_video.prefect_api import call
-from hybrid_video.prefect_deploy import deploy
+from hybrid_video.prefect_deploy import deploy, set_schedule
 from hybrid_video.prefect_server import PrefectServer
 from hybrid_video.prefect_worker import PrefectWorker
 from hybrid_video.project import project_dir
@@ -33,8 +33,12 @@ from hybrid_video.schedules import KNOWN, list_schedules, switch
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("prefect"), pytest.mark.timeout(420)]
 
+BATCH = "generate-batch/local-gpu"
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 ZONE = ZoneInfo("Asia/Bangkok")
+LONG = 36
+"""Jobs of a night that is still at work when it is cancelled; one at a time they take 7 s."""
+
 HOOK_SECRET = "T0SENTINEL-hook-8f1c"
 """Part of the webhook's address, which is its only protection."""
 
@@ -114,10 +118,18 @@ class Site:
 
     def run(self, deployment: str, **parameters: Any) -> dict[str, Any]:
         """Runs a deployment to its end; the flow run."""
+        return self.ended(self.start(deployment, **parameters))
+
+    def start(self, deployment: str, **parameters: Any) -> str:
+        """Creates a run of a deployment; its id."""
         found = call(self.server.url, "GET", f"/deployments/name/{deployment}")
         body = {"parameters": parameters}
-        run = call(self.server.url, "POST", f"/deployments/{found['id']}/create_flow_run", body)["id"]
-        until(f"{deployment} ends", lambda: self.flow_run(run)["state_type"] in FINAL, 120)
+        run: str = call(self.server.url, "POST", f"/deployments/{found['id']}/create_flow_run", body)["id"]
+        return run
+
+    def ended(self, run: str) -> dict[str, Any]:
+        """A flow run at its end, waited for."""
+        until(f"flow run {run} ends", lambda: self.flow_run(run)["state_type"] in FINAL, 120)
         return self.flow_run(run)
 
     def flow_run(self, run: str) -> dict[str, Any]:
@@ -249,13 +261,14 @@ def test_a_message_that_cannot_be_sent_fails_the_run_without_telling_the_address
     """The report is made all the same; the reason names the block and nothing secret."""
     site.hook.refuse = True
     try:
-        run = site.run("daily-report/every-morning", day="today", notify="custom-webhook/studio")
+        refused = site.start("daily-report/every-morning", day="today", notify="custom-webhook/studio")
+        unknown = site.start("daily-report/every-morning", day="today", notify="slack-webhook/nobody")
+        run, missing = site.ended(refused), site.ended(unknown)
     finally:
         site.hook.refuse = False
     assert run["state_type"] == "FAILED"
     assert "custom-webhook/studio" in run["state"]["message"]
     assert HOOK_SECRET not in json.dumps(run["state"]) + site.logs(run["id"])
-    missing = site.run("daily-report/every-morning", day="today", notify="slack-webhook/nobody")
     assert missing["state_type"] == "FAILED"
     assert "slack-webhook/nobody" in missing["state"]["message"]
 
@@ -296,11 +309,12 @@ def test_prices_are_fetched_and_shown(site: Site) -> None:
 
 def test_pruning_backs_up_first_and_leaves_what_is_young(site: Site) -> None:
     """Nothing is a year old; the backup is there."""
-    run = site.run("prune/every-month")
+    pruning = site.start("prune/every-month")
+    trying = site.start("prune/every-month", older_than_days=1, dry_run=True)
+    run, would = site.ended(pruning), site.ended(trying)
     assert run["state_type"] == "COMPLETED", run["state"]
     assert run["state"]["message"].startswith("pruned 0 batches")
     assert list((site.home / "backups").iterdir())
-    would = site.run("prune/every-month", older_than_days=1, dry_run=True)
     assert would["state"]["message"].startswith("would prune 0 batches")
     books_are_whole(site)
 
@@ -317,15 +331,25 @@ def test_every_form_explains_its_parameters(site: Site) -> None:
 def test_schedules_are_switched_on_in_the_studios_time_zone_and_survive_a_deployment(
     site: Site, monkeypatch: pytest.MonkeyPatch, project: Project
 ) -> None:
-    """All are off at first; on: all but the watcher's, at the studio's clock; deploying again leaves them so."""
+    """All are off at first; on: all but the watcher's, at the studio's clock; deploying again leaves them so.
+
+    The same holds for the schedule of a batch, which is nobody's until it is given one.
+    """
     url = site.server.url
     assert not [line for line in list_schedules(url) if line.active]
+    schedules = call(url, "GET", f"/deployments/name/{BATCH}")["schedules"]
+    assert [(found["slug"], found["active"]) for found in schedules] == [("nightly", False)]
+    parameters = {"batch_file": "/shots/tonight.yaml"}
+    set_schedule(url, BATCH, "nightly", active=True, parameters=parameters)
     on = {line.name: line for line in switch(url, (), active=True, zone=ZONE, notify="custom-webhook/studio")}
     assert [name for name, line in on.items() if not line.active] == ["watch-backends"]
     assert {line.zone for line in on.values() if line.active} == {"Asia/Bangkok"}
     assert (on["nightly-batch"].notify, on["prune"].notify) == ("custom-webhook/studio", "")
     switch(url, ["nightly-batch"], active=True, zone=ZONE, at="23:15")
     deploy(url, project_dir(), home=site.server.home)
+    [batch] = call(url, "GET", f"/deployments/name/{BATCH}")["schedules"]
+    assert (batch["active"], batch["parameters"]) == (True, parameters)
+    set_schedule(url, BATCH, "nightly", active=False, parameters={})
     kept = {line.name: line for line in list_schedules(url)}
     night = kept["nightly-batch"]
     assert (night.active, night.cron, night.zone) == (True, "15 23 * * *", "Asia/Bangkok")
@@ -378,9 +402,8 @@ def test_the_report_command_sends_through_a_block(
 def test_a_cancelled_night_puts_its_batch_back_and_a_second_night_goes_on(site: Site) -> None:
     """Cancelled in Prefect: remote work is stopped, the file waits again; the next run makes only what is missing."""
     site.farm.reset()
-    site.drop("long", 60)
-    found = call(site.server.url, "GET", "/deployments/name/nightly-batch/every-night")
-    run = call(site.server.url, "POST", f"/deployments/{found['id']}/create_flow_run", {})["id"]
+    site.drop("long", LONG)
+    run = site.start("nightly-batch/every-night")
     until("clips are being made", lambda: len(site.farm.charges()) > 4, 120)
     call(site.server.url, "POST", f"/flow_runs/{run}/set_state", {"state": {"type": "CANCELLING"}})
     until("the night ends", lambda: site.flow_run(run)["state_type"] in FINAL, 120)
@@ -394,7 +417,7 @@ def test_a_cancelled_night_puts_its_batch_back_and_a_second_night_goes_on(site: 
     again = site.run("nightly-batch/every-night")
     assert again["state_type"] == "COMPLETED", again["state"]
     done = [row["job"] for row in site.farm.charges() if row["state"] == "done"]
-    assert sorted(done) == sorted(f"long/s{n}" for n in range(1, 61))
+    assert sorted(done) == sorted(f"long/s{n}" for n in range(1, LONG + 1))
     books_are_whole(site)
 
 
