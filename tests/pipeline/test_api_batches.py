@@ -76,9 +76,13 @@ def test_a_batch_submitted_over_http_becomes_playable_clips(api: Client, project
     assert started.run.via == "process"
     with pytest.raises(InputError, match="is being run already"):
         api.submit(wanted)
+    asked: list[httpx.Request] = []
+    api._http.event_hooks["request"].append(asked.append)
     told = [event.kind for event in api.follow("film")]
     assert told.count("done") == 3
     assert told[-1] == "ended"
+    waits_s = [float(one.url.params["wait_s"]) for one in asked if "wait_s" in one.url.params]
+    assert waits_s[-1] < 1, "who follows a batch that has ended is not kept for the ten seconds between events"
     detail = api.wait("film", timeout_s=60)
     assert detail.view is not None
     assert detail.view.batch.state == "done"

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,12 +17,12 @@ from pipeline_rig import until
 
 from hybrid_video.child_process import ChildProcess
 from hybrid_video.errors import ConfigurationError
-from hybrid_video.prefect_api import answers, call
+from hybrid_video.prefect_api import answers, call, gone
 from hybrid_video.prefect_deploy import create_pools
 from hybrid_video.prefect_server import PrefectServer
 from hybrid_video.prefect_worker import PrefectWorker
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("prefect-server")]
 
 STUBBORN = """
 import signal, subprocess, sys, time
@@ -105,8 +106,22 @@ def test_a_server_that_is_not_there_is_an_error_with_its_address() -> None:
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/api"
         assert not answers(url)
+        assert gone(url)
         with pytest.raises(ConfigurationError, match="does not answer"):
             create_pools(url)
+
+
+def test_a_server_that_does_not_get_round_to_an_answer_is_not_gone(server: PrefectServer) -> None:
+    """A busy one is waited for: only where nobody listens is nothing to be hoped for."""
+    assert not gone(server.url)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def hang_up() -> None:
+            listening.accept()[0].close()
+
+        threading.Thread(target=hang_up, daemon=True).start()
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}/api"
+        assert not gone(url)
 
 
 def test_the_reason_of_a_failed_start_is_shown_without_secrets(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from hybrid_video.prefect_api import call
 from hybrid_video.prefect_server import PrefectServer
 from hybrid_video.prefect_worker import PrefectWorker
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("prefect")]
+pytestmark = pytest.mark.slow
 
 JOBS = 24
 SECRETS = {"RUNPOD_API_KEY": "sentinel-runpod-55aa91", "GEMINI_API_KEY": "sentinel-gemini-17bc02"}

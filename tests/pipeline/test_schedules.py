@@ -31,7 +31,7 @@ from hybrid_video.prefect_worker import PrefectWorker
 from hybrid_video.project import project_dir
 from hybrid_video.schedules import KNOWN, list_schedules, switch
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("prefect"), pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("schedules"), pytest.mark.timeout(420)]
 
 BATCH = "generate-batch/local-gpu"
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
