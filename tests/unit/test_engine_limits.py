@@ -116,8 +116,11 @@ def unreachable(key: str) -> TransientError:
     return TransientError("went away", kind=FailureKind.UNREACHABLE, backend=key)
 
 
-async def test_a_broken_backend_is_left_within_one_job_after_its_breaker_opens(tmp_path: Path) -> None:
+async def test_a_broken_backend_is_left_within_one_job_after_its_breaker_opens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Twelve jobs, a free backend that always fails: three failures open the breaker, one more job may follow."""
+    monkeypatch.setattr(breaker, "OPEN_S", 4.0)  # the cheap backend's first rest is waited for, its second is not
     broken = ScriptedBackend("comfyui", fails_always=unreachable("comfyui"))
     sound = ScriptedBackend("runpod-serverless", usd="0.01", slots=2)
     async with ran([broken, sound], tmp_path, tuple(small(f"s{n}") for n in range(12))) as outcome:

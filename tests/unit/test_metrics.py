@@ -368,7 +368,8 @@ DRILLS: dict[str, tuple[dict[str, str], dict[str, str], str]] = {
 }
 """For each rule: series that make it fire, what changes so that it clears, and the labels it carries."""
 
-MINUTES = 400
+MINUTES = 120
+"""Twice as long as any rule looks back and waits."""
 
 
 def series(metric: str, value: str, after: str) -> dict[str, str]:

@@ -108,7 +108,8 @@ def _request(path: str | Path, number: int, results: multiprocessing.Queue[bool]
 def test_two_processes_together_do_not_exceed_the_maximum(ledger_url: str | Path) -> None:
     """Real processes on one database: of four requests two open a pod."""
     Ledger.open(ledger_url).close()
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])  # imported once, not by each of them
     results: multiprocessing.Queue[bool] = context.Queue()
     processes = [context.Process(target=_request, args=(ledger_url, number, results)) for number in range(4)]
     for process in processes:

@@ -42,6 +42,12 @@ class Viewer:
         return len(self.ranges)
 
 
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pause before the next try, which doubles, begins at 0.02 s."""
+    monkeypatch.setattr("hybrid_video.backends.comfyui.download._FIRST_PAUSE_S", 0.02)
+
+
 @pytest.fixture
 async def viewer() -> AsyncIterator[Viewer]:
     """A started server with its client."""

@@ -20,6 +20,7 @@ Wide = npt.NDArray[np.uint16]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 _GRID = 160  # longest side of the computed picture; more only costs time
+_TWOS_PIXELS = 500_000  # larger pictures are shown twice, as drawn animation does: scaling them is what costs time
 _DISCS = 6
 _MARK_COLOUR = (255, 214, 64)
 _TEXT_COLOUR = (255, 255, 255)
@@ -67,19 +68,25 @@ class Scene:
             return
         ink, cover = _caption(self)
         top = self.height - ink.shape[0]
-        for small in self._draw(frames):
+        step = 2 if self.width * self.height > _TWOS_PIXELS else 1
+        shown = 0
+        for small in self._draw(frames, step):
             image = Image.fromarray(small.astype(np.uint8))
             picture = np.array(image.resize((self.width, self.height), Image.Resampling.BILINEAR))
             strip = picture[top:]
             strip[:] = (strip * (256 - cover) + ink * cover) >> 8
-            yield picture
+            yield from (picture for _ in range(min(step, frames - shown)))
+            shown += step
 
     def _random(self, part: str) -> np.random.Generator:
         digest = hashlib.sha256(f"{part}|{self.prompt}|{self.seed}".encode()).digest()
         return np.random.default_rng(int.from_bytes(digest[:8], "big"))
 
-    def _draw(self, frames: int) -> Iterator[Floats]:
-        """A slowly turning gradient, rolling bands and circling discs on the small grid; values 0 to 255."""
+    def _draw(self, frames: int, step: int) -> Iterator[Floats]:
+        """A slowly turning gradient, rolling bands and circling discs on the small grid; values 0 to 255.
+
+        Every `step`th frame, beginning with the first.
+        """
         random = self._random("scene")
         sky_dark, sky_light, *bands_and_discs = _palette(random)
         bands, discs = bands_and_discs[:2], bands_and_discs[2:]
@@ -87,7 +94,7 @@ class Scene:
         turn, bend = random.uniform(0, 2 * np.pi), random.uniform(4, 9)
         phase, speed = random.uniform(0, 2 * np.pi, (_DISCS, 2)), random.uniform(0.4, 1.3, (_DISCS, 2))
         radius, reach = random.uniform(0.06, 0.19, _DISCS), random.uniform(0.3, 0.48, (_DISCS, 2))
-        for index in range(frames):
+        for index in range(0, frames, step):
             moment = index / 24
             across, down = np.cos(turn + 0.35 * moment), np.sin(turn + 0.35 * moment)
             ramp = (xs - aspect / 2) * np.float32(across) + (ys - 0.5) * np.float32(down) + np.float32(0.5)
