@@ -177,7 +177,7 @@ def test_a_live_run_stops_one_job_when_asked_and_makes_the_others(
     project: Project, start_farm: FarmMaker, owned: list[Process]
 ) -> None:
     """The run confirms within seconds, goes on with the other job, and reports the cancelled one; exit 1."""
-    farm = start_farm(FarmOptions(time_scale=TIME_SCALE, service_s={Tier.LOCAL: 240.0}))
+    farm = start_farm(FarmOptions(time_scale=TIME_SCALE, service_s={Tier.LOCAL: 160.0}))
     project.use(farm, "local")
     process = start(project, owned, {"priority": 90}, {})
     outcome = project.command("cancel", "film", "--job", "s1", "--json")
