@@ -56,6 +56,10 @@ QUICK = {
     "HYBRID_VIDEO_MIN_FREE_DISK_MB": "50",
 }
 
+PAUSES = 5
+LONGEST_PAUSE_S = 0.15
+"""How long `until` waits before it asks again: so many times what the question took, and no longer than this."""
+
 COMMAND = "from hybrid_video.cli import main; main()"
 
 TIERS = {
@@ -290,12 +294,21 @@ class Deployed:
         return PrefectServer(home, lean=lean)
 
 
-def until(what: str, true: Callable[[], object], timeout_s: float = 90) -> None:
-    """Waits until something is true."""
+def until(what: str, true: Callable[[], object], timeout_s: float = 90, every_s: float = 0.02) -> None:
+    """Waits until something is true.
+
+    Args:
+        every_s: pause between two looks; longer where a look is dear, for it takes CPU from what is waited for. One
+            that takes long is followed by a longer pause by itself.
+    """
     end = time.monotonic() + timeout_s
-    while not true():
-        assert time.monotonic() < end, f"not within {timeout_s} s: {what}"
-        time.sleep(0.02)
+    while True:
+        began = time.monotonic()
+        if true():
+            return
+        asked = time.monotonic()
+        assert asked < end, f"not within {timeout_s} s: {what}"
+        time.sleep(max(every_s, min(LONGEST_PAUSE_S, PAUSES * (asked - began))))
 
 
 def servers_of(farm: Farm) -> Servers:

@@ -55,7 +55,7 @@ def test_a_killed_night_goes_on_where_it_stopped_and_pays_nothing_twice(
     """SIGKILL in the middle of a batch: the next run takes it over, and every job was accepted once."""
     drop(inbox, "film", 30)
     first = project.start("inbox", "run", "--out", project.out, "--json")
-    until("some clips are made", lambda: done(farm) > 3)
+    until("some clips are made", lambda: done(farm) > 3, every_s=0.05)
     first.end()
     assert not (inbox / "film.json").exists()
     again = project.start("inbox", "run", "--out", project.out, "--json").wait()
@@ -70,7 +70,7 @@ def test_an_interrupted_night_puts_its_batch_back(project: Project, farm: Server
     """SIGTERM stops the remote work; the file waits again and says how far it came."""
     drop(inbox, "film", 60)
     run = project.start("inbox", "run", "--out", project.out, "--json")
-    until("some clips are made", lambda: done(farm) > 2)
+    until("some clips are made", lambda: done(farm) > 2, every_s=0.05)
     run.signal(signal.SIGTERM)
     ended = run.wait()
     assert [line["outcome"] for line in ended.json["lines"]] == ["stopped"], ended

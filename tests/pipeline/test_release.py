@@ -147,7 +147,7 @@ def test_up_deploys_and_serves_everything_from_the_wheel(program: Path, away: Pa
         batch = {"name": "from-the-wheel", "jobs": [{"id": "a", "prompt": "a kite", **SMALL}]}
         body = {"parameters": {"batch": batch, "out_dir": str(away / "clips")}}
         made = httpx.post(f"{api}/deployments/{deployment['id']}/create_flow_run", json=body).json()["id"]
-        until("the batch ends", lambda: state(api, made) in {"COMPLETED", "FAILED", "CRASHED"}, timeout_s=90)
+        until("the batch ends", lambda: state(api, made) in {"COMPLETED", "FAILED", "CRASHED"}, 90, 0.25)
         assert state(api, made) == "COMPLETED"
         assert len(list((away / "clips").rglob("*.mp4"))) == 1
         up.send_signal(signal.SIGINT)

@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("studio"), pytest.mark.t
 JOBS = 18
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 SECOND_POOL = "second-machine"
+EVERY_S = 0.25
+"""How often vendors, ledger and Prefect are asked while the machines work: each answer takes CPU from them."""
+
 OUTPUT = ROOT / "test-output" / "scale-out"
 FLAGS = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
@@ -224,7 +228,7 @@ def test_a_batch_sent_over_tls_is_made_by_a_machine_that_comes_in_over_tls(
     place.kill("api")
     worker = machine(place, project, farm, "machine-3", "local-gpu", over=f"{place.prefect_https_url}/api")
     try:
-        until("the batch is made", lambda: done(place, "by-api") == 3, 120)
+        until("the batch is made", lambda: done(place, "by-api") == 3, 120, EVERY_S)
     finally:
         worker.stop()
         middle_only.with_name("not-on-other-machines").rename(middle_only)
@@ -337,12 +341,12 @@ def test_the_database_dies_in_mid_batch_and_nothing_is_lost_or_doubled(
     runs = 0
     try:
         submit(place, project, SECOND_POOL, "film-c")
-        until("the batch is under way", lambda: len(paid(farm, "c")) >= 2, 90)
+        until("the batch is under way", lambda: len(paid(farm, "c")) >= 2, 90, EVERY_S)
         restart_postgres(place.postgres)
-        until("Prefect is back", lambda: not place.revive() and prefect_answers(place), 90)
+        until("Prefect is back", lambda: not place.revive() and prefect_answers(place), 90, EVERY_S)
         for _ in range(3):  # a run that lost a transaction ends; the same name resumes it
             runs += 1
-            until("the batch or its run ends", lambda: finished(place, "film-c") or runs_over(place), 120)
+            until("the batch or its run ends", lambda: finished(place, "film-c") or runs_over(place), 120, EVERY_S)
             if finished(place, "film-c"):
                 break
             submit(place, project, SECOND_POOL, "film-c")
@@ -362,24 +366,25 @@ def test_a_machine_and_an_api_replica_die_in_mid_batch_and_nothing_is_lost_or_do
 
     People reach Prefect through nginx's TLS port, before and after the kill.
     """
-    first = machine(place, project, farm, "machine-1", "local-gpu")
-    second = machine(place, project, farm, "machine-2", SECOND_POOL)
+    pools = {"machine-1": "local-gpu", "machine-2": SECOND_POOL}
+    with ThreadPoolExecutor() as threads:
+        first, second = threads.map(lambda name: machine(place, project, farm, name, pools[name]), pools)
     health = f"{place.prefect_https_url}/api/health"
     try:
         runs = {
             "film-a": submit(place, project, "local-gpu", "film-a"),
             "film-b": submit(place, project, SECOND_POOL, "film-b"),
         }
-        until("both batches are under way", lambda: len(paid(farm, "a")) >= 2 and len(paid(farm, "b")) >= 2, 90)
+        until("both are under way", lambda: len(paid(farm, "a")) >= 2 and len(paid(farm, "b")) >= 2, 90, EVERY_S)
         place.kill("api-1")
         for pid in processes_with(f"HYBRID_VIDEO_HOME={project.folder / 'machine-1' / 'state'}"):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        until("the other machine finishes its batch", lambda: state(place, runs["film-b"]) in FINAL, 120)
+        until("the other machine finishes its batch", lambda: state(place, runs["film-b"]) in FINAL, 120, EVERY_S)
         assert state(place, runs["film-b"]) == "COMPLETED"
         assert [over_tls(place, health).status_code for _ in range(4)] == [200] * 4
         again = submit(place, project, SECOND_POOL, "film-a")
-        until("the other machine finishes the dead one's batch", lambda: state(place, again) in FINAL, 180)
+        until("the other machine finishes the dead one's batch", lambda: state(place, again) in FINAL, 180, EVERY_S)
     finally:
         second.stop(cancel_runs=False)
         first.stop(cancel_runs=False)

@@ -105,7 +105,7 @@ def test_the_long_running_processes_write_and_answer_no_secret(running: Running,
     ]
     answers = [httpx.post(f"{running.api}/api/batches", json={"name": "film", "jobs": shots}, headers=ADMIN)]
     assert answers[0].is_success, answers[0].text
-    until("the batch ends", lambda: ended(running), 120)
+    until("the batch ends", lambda: ended(running), 120, 0.25)
     for headers in ({"Authorization": f"Bearer {GUESSED}"}, {"Authorization": f"Basic {GUESSED}"}, {}):
         answers.append(httpx.get(f"{running.api}/api/loadbalancer/status", headers=headers))
         assert answers[-1].status_code == 401

@@ -97,6 +97,7 @@ def test_everything_comes_up_works_and_ends_with_one_signal(up: Up, tmp_path: Pa
         "the batch is made",
         lambda: httpx.get(f"{api}/flow_runs/{run}").json()["state"]["type"] == "COMPLETED",
         timeout_s=90,
+        every_s=0.25,
     )
     assert len(list((tmp_path / "clips").rglob("*.mp4"))) == 2
 
