@@ -35,7 +35,7 @@ def test_prefect_makes_a_submitted_batch(project: Project, farm: Servers, tmp_pa
         worker = PrefectWorker("local-gpu", server.url, project_dir(), home=server.home)
         worker.start()
         try:
-            until("the run has ended", lambda: submitting.status(made).state == "ended", timeout_s=200)
+            until("the run has ended", lambda: submitting.status(made).state == "ended", timeout_s=200, every_s=0.2)
         finally:
             worker.stop()
         assert submitting.status(made).exit_code == 0, submitting.status(made)

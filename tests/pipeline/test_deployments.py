@@ -123,7 +123,7 @@ def worker(_worker: PrefectWorker, gpu: Servers) -> PrefectWorker:
 
 def ended(site: Site, run: str) -> dict[str, Any]:
     """The final state of a flow run, waited for."""
-    until("the flow run ends", lambda: site.state(run)["type"] in FINAL, 90)
+    until("the flow run ends", lambda: site.state(run)["type"] in FINAL, 90, every_s=0.2)
     return site.state(run)
 
 

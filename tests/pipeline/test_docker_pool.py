@@ -77,7 +77,7 @@ class Site:
             found: dict[str, Any] = call(self.server.url, "GET", f"/flow_runs/{run}")["state"]
             return found
 
-        until("the flow run ends", lambda: state()["type"] in FINAL, 120)
+        until("the flow run ends", lambda: state()["type"] in FINAL, 120, every_s=0.2)
         return state()
 
     def container_of(self, run: str) -> Container:

@@ -153,7 +153,7 @@ def test_a_worker_writes_lines_and_one_trace_leads_from_its_flow_to_the_vendor(
             state = call(server.url, "GET", f"/flow_runs/{run['id']}")["state"]
             return state is not None and state["type"] in ("COMPLETED", "FAILED", "CRASHED")
 
-        until("the flow run is over", ended, 120)
+        until("the flow run is over", ended, 120, every_s=0.2)
         assert call(server.url, "GET", f"/flow_runs/{run['id']}")["state"]["type"] == "COMPLETED"
         check_trace(collector)  # before the worker ends: it would end the flow's process, which sends as its last act
     text = (home / "worker-local-gpu.log").read_text()

@@ -125,9 +125,11 @@ def test_killing_worker_and_flow_in_mid_batch_loses_and_doubles_nothing_and_no_k
     try:
         run = submit()
         final = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
-        until(
-            "the second run ends", lambda: call(server.url, "GET", f"/flow_runs/{run}")["state"]["type"] in final, 120
-        )
+
+        def over() -> bool:
+            return call(server.url, "GET", f"/flow_runs/{run}")["state"]["type"] in final
+
+        until("the second run ends", over, 120, every_s=0.2)
     finally:
         second.stop(cancel_runs=False)
     everything_is_made_once(project, farm)

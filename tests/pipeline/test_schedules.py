@@ -129,7 +129,7 @@ class Site:
 
     def ended(self, run: str) -> dict[str, Any]:
         """A flow run at its end, waited for."""
-        until(f"flow run {run} ends", lambda: self.flow_run(run)["state_type"] in FINAL, 120)
+        until(f"flow run {run} ends", lambda: self.flow_run(run)["state_type"] in FINAL, 120, every_s=0.2)
         return self.flow_run(run)
 
     def flow_run(self, run: str) -> dict[str, Any]:
@@ -355,7 +355,7 @@ def test_schedules_are_switched_on_in_the_studios_time_zone_and_survive_a_deploy
     assert (night.active, night.cron, night.zone) == (True, "15 23 * * *", "Asia/Bangkok")
     assert night.notify == "custom-webhook/studio"
     assert night.last_state in ("Completed", "Failed")
-    until("the server plans the next night", lambda: list_schedules(url)[0].next_at is not None, 120)
+    until("the server plans the next night", lambda: list_schedules(url)[0].next_at is not None, 120, every_s=0.2)
     planned = list_schedules(url)[0].next_at
     assert planned is not None
     assert planned.astimezone(ZONE).strftime("%H:%M") == "23:15"
@@ -406,7 +406,7 @@ def test_a_cancelled_night_puts_its_batch_back_and_a_second_night_goes_on(site: 
     run = site.start("nightly-batch/every-night")
     until("clips are being made", lambda: len(site.farm.charges()) > 4, 120)
     call(site.server.url, "POST", f"/flow_runs/{run}/set_state", {"state": {"type": "CANCELLING"}})
-    until("the night ends", lambda: site.flow_run(run)["state_type"] in FINAL, 120)
+    until("the night ends", lambda: site.flow_run(run)["state_type"] in FINAL, 120, every_s=0.2)
     assert site.flow_run(run)["state_type"] == "CANCELLED", site.flow_run(run)["state"]
     until("the file waits again", (site.inbox / "long.json").exists, 30)
     assert not [path for path in (site.inbox / "running").iterdir() if path.is_dir()]
