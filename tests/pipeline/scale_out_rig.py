@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ import httpx
 import sqlalchemy as sa
 
 from hybrid_video.prefect_api import QUIET, answers
+from hybrid_video.prefect_deploy import create_pools, deploy
+from hybrid_video.project import project_dir
 from tests.postgres_rig import control, data_folder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -143,7 +146,10 @@ _STARTED: dict[int, tuple[list[str], Mapping[str, str]]] = {}
 
 @contextlib.contextmanager
 def studio(folder: Path, postgres: str, certificate: tuple[Path, Path]) -> Iterator[Studio]:
-    """Everything but the workers, up and answering."""
+    """Everything but the workers, up and answering, with our pools and deployments, made while the rest starts.
+
+    PREFECT_API_AUTH_STRING must be set.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     databases = {name: _database(postgres, name) for name in ("prefect", "hybrid_video")}
     redis_port, front_port, https_port, prefect_https_port = (free_port() for _ in range(4))
@@ -161,6 +167,7 @@ def studio(folder: Path, postgres: str, certificate: tuple[Path, Path]) -> Itera
     environment["PREFECT_SERVER_API_AUTH_STRING"] = PREFECT_LOGIN
     running: dict[str, subprocess.Popen[bytes]] = {}
     python = [sys.executable, "-m", "prefect", "server"]
+    threads = ThreadPoolExecutor(1)
     try:
         redis = [str(program("redis-server")), "--port", str(redis_port), "--bind", "127.0.0.1", "--save", ""]
         running["redis"] = launch("redis", redis, folder, {})
@@ -171,10 +178,13 @@ def studio(folder: Path, postgres: str, certificate: tuple[Path, Path]) -> Itera
             stdout=subprocess.DEVNULL,
             timeout=120,
         )
-        for number, port in enumerate(ports, 1):
+        urls = tuple(f"http://127.0.0.1:{port}/api" for port in ports)
+        for number, (port, url) in enumerate(zip(ports, urls, strict=True), 1):
             command = [*python, "start", "--host", "127.0.0.1", "--port", str(port), "--no-services"]
             running[f"api-{number}"] = launch(f"api-{number}", command, folder, environment)
-            _wait(running, folder, [f"http://127.0.0.1:{port}/api"])  # one after the other, see compose.yaml
+            _wait(running, folder, [url])  # one after the other, see compose.yaml
+            if number == 1:
+                deploying = threads.submit(_deploy, url, folder.parent / "deploying")
         running["services"] = launch("services", [*python, "services", "start"], folder, environment)
         values = {
             "PREFECT_API_1": f"127.0.0.1:{ports[0]}",
@@ -189,9 +199,9 @@ def studio(folder: Path, postgres: str, certificate: tuple[Path, Path]) -> Itera
             "DASHBOARD": f"127.0.0.1:{free_port()}",
         }
         running["nginx"] = launch("nginx", _nginx(folder, values), folder, {})
-        urls = tuple(f"http://127.0.0.1:{port}/api" for port in ports)
         front = f"http://127.0.0.1:{front_port}/api"
         _wait(running, folder, [*urls, front])
+        deploying.result()
         yield Studio(
             folder,
             front,
@@ -205,6 +215,7 @@ def studio(folder: Path, postgres: str, certificate: tuple[Path, Path]) -> Itera
             urls,
         )
     finally:
+        threads.shutdown(wait=False)
         for process in reversed(running.values()):
             if process.poll() is None:
                 process.terminate()
@@ -212,6 +223,11 @@ def studio(folder: Path, postgres: str, certificate: tuple[Path, Path]) -> Itera
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(10)
             kill_group(process)
+
+
+def _deploy(url: str, home: Path) -> None:
+    create_pools(url)
+    deploy(url, project_dir(), home=home)
 
 
 def compose_environment(service: str) -> dict[str, str]:

@@ -40,7 +40,6 @@ from hybrid_video.ledger import Ledger
 from hybrid_video.ledger.verify import VerifyReport, verify
 from hybrid_video.models import AttemptState, JobState
 from hybrid_video.prefect_api import call, client_environment
-from hybrid_video.prefect_deploy import create_pools, deploy
 from hybrid_video.prefect_worker import PrefectWorker
 from hybrid_video.project import project_dir
 
@@ -67,13 +66,11 @@ def place(tmp_path_factory: pytest.TempPathFactory, postgres: str) -> Iterator[S
         assert "CI" not in os.environ, f"CI must have {missing}; .ci/run installs them"
         pytest.skip(f"not installed here: {', '.join(missing)}")
     folder = tmp_path_factory.mktemp("studio")
-    with studio(folder / "middle", postgres, tls_certificate(folder)) as found:
-        with pytest.MonkeyPatch.context() as environment:
-            environment.setenv("PREFECT_API_AUTH_STRING", PREFECT_LOGIN)
-            create_pools(found.prefect_url)
-            deploy(found.prefect_url, project_dir(), home=folder / "deploying")
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("PREFECT_API_AUTH_STRING", PREFECT_LOGIN)
+        with studio(folder / "middle", postgres, tls_certificate(folder)) as found:
             second_deployment(found)
-        yield found
+            yield found
 
 
 @pytest.fixture(autouse=True)
