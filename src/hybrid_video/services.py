@@ -21,6 +21,7 @@ import httpx
 
 from hybrid_video.child_process import ChildProcess
 from hybrid_video.errors import ConfigurationError, HybridVideoError
+from hybrid_video.trust import certificates
 
 POLL_S = 0.5
 START_TIMEOUT_S = 90.0
@@ -228,7 +229,7 @@ class Household:
 def answers(url: str) -> bool:
     """Whether a web server answers there with success."""
     try:
-        return httpx.get(url, timeout=2.0, trust_env=False).is_success
+        return httpx.get(url, timeout=2.0, trust_env=False, verify=certificates(of_environment=False)).is_success
     except httpx.HTTPError:
         return False
 
