@@ -53,15 +53,15 @@ def test_a_killed_night_goes_on_where_it_stopped_and_pays_nothing_twice(
     project: Project, farm: Servers, inbox: Path
 ) -> None:
     """SIGKILL in the middle of a batch: the next run takes it over, and every job was accepted once."""
-    drop(inbox, "film", 30)
+    drop(inbox, "film", 20)
     first = project.start("inbox", "run", "--out", project.out, "--json")
     until("some clips are made", lambda: done(farm) > 3, every_s=0.05)
     first.end()
     assert not (inbox / "film.json").exists()
     again = project.start("inbox", "run", "--out", project.out, "--json").wait()
     assert again.code == 0, again
-    assert again.json["lines"][0]["clips"] == 30
-    assert farm.charged_jobs() == {f"film/s{n}": 1 for n in range(1, 31)}
+    assert again.json["lines"][0]["clips"] == 20
+    assert farm.charged_jobs() == {f"film/s{n}": 1 for n in range(1, 21)}
     assert (next(inbox.glob("done/*/film")) / "report.md").is_file()
     assert project.verify().ok
 
