@@ -20,7 +20,7 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from hybrid_video.errors import InputError, LedgerError
-from hybrid_video.ledger import forecasts, gaps, lanes, money, registration, rows, statements, upgrading
+from hybrid_video.ledger import dialect, forecasts, gaps, lanes, money, registration, rows, statements, upgrading
 from hybrid_video.ledger import schema as t
 from hybrid_video.ledger.forecasts import Forecast
 from hybrid_video.ledger.journal import Journal, JournalError
@@ -691,7 +691,8 @@ class Ledger:
 
 def _sqlite(path: Path) -> Engine:
     path.parent.mkdir(parents=True, exist_ok=True)
-    engine = sa.create_engine(f"sqlite:///{path}", connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False})
+    waits = {"timeout": BUSY_TIMEOUT_S, "check_same_thread": False}
+    engine = sa.create_engine(f"{dialect.DRIVER}:///{path}", connect_args=waits, **dialect.sharing())
 
     @sa.event.listens_for(engine, "connect")
     def _pragmas(connection: Any, _record: Any) -> None:
