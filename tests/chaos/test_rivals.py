@@ -50,7 +50,7 @@ def reserve(ledger: Ledger, owner: Owner, number: int) -> WorkOrder:
     return order
 
 
-@pytest.mark.parametrize("number", [1, 3])
+@pytest.mark.parametrize("number", [1, 2, 3])
 def test_a_job_that_was_finished_meanwhile_is_not_bought_again(ledger: Ledger, tmp_path: Path, number: int) -> None:
     """The other process made it, settled it and died; whoever still holds it for waiting may not reserve for it."""
     other, late = Owner(tmp_path), Owner(tmp_path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -159,13 +159,14 @@ async def ran(
     home: Path,
     jobs: tuple[VideoJob, ...] = (small(),),
     routing: RoutingSettings | None = None,
+    opening: Callable[[Path], Ledger] = Ledger.open,
     **batch: Any,
 ) -> AsyncIterator[Ran]:
     """Runs a batch to its end on these backends."""
     routing = routing or RoutingSettings(retry_base_s=0.01, backend_patience_s=0.2)
     settings = Settings(routing=routing, storage=StorageSettings(home=home))
     fleet = Fleet({backend.key: backend for backend in backends})
-    ledger, owner = Ledger.open(settings.storage.ledger_path), Owner(home)
+    ledger, owner = opening(settings.storage.ledger_path), Owner(home)
     film = Batch.model_validate({"name": "film", "jobs": jobs, **batch})
     try:
         prepared = await prepare(film, base_dir=home, out_dir=home / "out", settings=settings, fleet=fleet)

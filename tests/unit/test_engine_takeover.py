@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from decimal import Decimal
@@ -19,6 +20,7 @@ from hybrid_video.ledger import Caps, JobTakenError, Ledger, Owner, schema
 from hybrid_video.ledger.store import LEASE
 from hybrid_video.ledger.verify import verify
 from hybrid_video.models import (
+    Attempt,
     AttemptState,
     Batch,
     Candidate,
@@ -31,6 +33,7 @@ from hybrid_video.models import (
     utc_now,
 )
 from tests.unit.engine_rig import ScriptedBackend, ran, small
+from tests.unit.ledger_rig import advance, finish
 
 JOBS = tuple(small(f"s{n}") for n in range(6))
 
@@ -62,7 +65,7 @@ def handle_of(order: WorkOrder) -> JobHandle:
     )
 
 
-def accepted(ledger: Ledger, owner: Owner, backend: ScriptedBackend, job: VideoJob) -> None:
+def accepted(ledger: Ledger, owner: Owner, backend: ScriptedBackend, job: VideoJob) -> WorkOrder:
     """An attempt that another process has sent, and whose receipt it has not stored yet."""
     quote = backend.quote(job)
     assert isinstance(quote, Quote)
@@ -79,6 +82,49 @@ def accepted(ledger: Ledger, owner: Owner, backend: ScriptedBackend, job: VideoJ
     shot = Shot(job, 1, EffectivePreferences(), offers=(offer,))
     ledger.reserve(order, decide(SelectionRequest(shot, 1)), Caps(), owner)
     backend.sent.append(order)
+    return order
+
+
+class LedgerWithRival(Ledger):
+    """Lets another process act once, between a run's reading of its jobs and of the attempts that are open."""
+
+    rival: Callable[[], None] | None = None
+
+    def open_attempts(self, batch: str | None = None) -> list[Attempt]:
+        act, self.rival = self.rival, None
+        if act is not None:
+            act()
+        return super().open_attempts(batch)
+
+
+async def test_a_clip_that_is_settled_while_a_second_process_starts_is_not_bought_again(tmp_path: Path) -> None:
+    """The second reads the job as active, and then finds no open attempt: the first has ended it, which is no failure.
+
+    Two processes on one batch of `make chaos` did this; the clip was paid for twice.
+    """
+    backend = WatchedBackend("gemini", usd="0.1")
+    theirs, other = Ledger.open(tmp_path / "ledger.sqlite3"), Owner(tmp_path)
+    theirs.register(Batch(name="film", jobs=JOBS[:1]), out_dir=tmp_path / "out")
+    order = accepted(theirs, other, backend, JOBS[0])
+
+    def settled() -> None:
+        advance(theirs, order, AttemptState.COLLECTED)
+        finish(theirs, order, "0.1")
+        theirs.release(other)
+
+    def opening(path: Path) -> Ledger:
+        ledger = LedgerWithRival.open(path)
+        assert isinstance(ledger, LedgerWithRival)
+        ledger.rival = settled
+        return ledger
+
+    async with ran([backend], tmp_path, JOBS[:1], opening=opening) as outcome:
+        assert outcome.report.completed == 1, outcome.report.errors
+        assert outcome.report.cost_usd == Decimal("0.1")
+        assert verify(outcome.ledger).ok
+    assert len(backend.sent) == 1
+    theirs.close()
+    other.close()
 
 
 async def test_jobs_of_a_process_that_dies_are_taken_over_once_each(tmp_path: Path) -> None:

@@ -657,9 +657,18 @@ class BatchRun:
                 if attempt.job == only or (only is None and attempt.job in self._jobs and not self._drives(attempt))
             ]
             await asyncio.gather(*(self._take_up(attempt) for attempt in left))
-            for progress in self._jobs.values():
-                if progress.state is JobState.ACTIVE and not progress.elsewhere and not self._is_driven(progress):
-                    progress.state = JobState.PENDING
+            await self._look_at_undriven()
+
+    async def _look_at_undriven(self) -> None:
+        """Jobs that were read as active and have no open attempt: another process has ended theirs since."""
+        left = {p.shot.job.id: p for p in self._jobs.values() if p.state is JobState.ACTIVE and self._is_undriven(p)}
+        if not left:
+            return
+        for row in await asyncio.to_thread(lambda: self._ledger.job_rows(self._batch.name, only=list(left))):
+            progress = left[row.job]
+            if progress.state is JobState.ACTIVE and self._is_undriven(progress):
+                progress.attempts = row.attempts
+                progress.state = JobState.PENDING if row.state is JobState.ACTIVE else row.state
 
     async def _take_up(self, attempt: Attempt) -> None:
         """One open attempt; what another live process drives is left to it."""
@@ -703,8 +712,8 @@ class BatchRun:
         """Whether this run is busy with an attempt, the booking of its end included."""
         return attempt.attempt_id in self._busy or attempt.job in self._tasks.values()
 
-    def _is_driven(self, progress: JobProgress) -> bool:
-        return progress.shot.job.id in self._tasks.values()
+    def _is_undriven(self, progress: JobProgress) -> bool:
+        return not progress.elsewhere and progress.shot.job.id not in self._tasks.values()
 
     def _watch_others(self) -> None:
         """Follows jobs that another process drives, and takes them over when it is gone."""

@@ -646,13 +646,16 @@ class Ledger:
             raise JobTakenError(f"job {order.label!r} is driven by another process")
         if row.cancel_requested_at is not None:
             raise JobCancelledError(f"job {order.label!r} is marked to be cancelled; run the batch again to make it")
+        moved = JobTakenError(
+            f"job {order.label!r} was moved on by another process: it is {row.state!r} after attempt {row.attempts}"
+        )
         if row.attempts != order.number - 1:  # whoever read it earlier may hold a finished job for a waiting one
-            raise JobTakenError(
-                f"job {order.label!r} was moved on by another process: it is {row.state!r} after attempt {row.attempts}"
-            )
+            raise moved
         still_open = {"of_batch": order.batch, "of_job": order.job.id}
         if connection.execute(statements.OPEN_ATTEMPTS, still_open).scalar_one():
             raise LedgerError(f"job {order.label!r} has an attempt whose outcome is still open; it is not sent twice")
+        if row.state != JobState.PENDING.value:  # the attempt that was open when it was read has been settled since
+            raise moved
         return claimed
 
     def _advance(self, attempt_id: str, state: AttemptState, **values: Any) -> None:
