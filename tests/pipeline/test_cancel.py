@@ -107,12 +107,16 @@ def test_what_a_killed_run_left_is_stopped_and_settled_by_the_vendors_rule(
 
 
 def test_waiting_jobs_cost_nothing_and_are_cancelled_at_once(
-    project: Project, long_farm: Servers, owned: list[Process]
+    project: Project, start_farm: FarmMaker, owned: list[Process]
 ) -> None:
     """Only what was sent has to be stopped; --all reaches every batch that is not over, and only those."""
-    project.use(long_farm, "local")
+    long_farm = start_farm(FarmOptions(comfyui_ports=(0, 0), time_scale=TIME_SCALE, service_s=LONG_S))
+    # a GPU for each: what a killed run has sent to one keeps others waiting until its lease is over
+    project.set(HYBRID_VIDEO_COMFYUI_URLS=long_farm.urls[0])
     killed(project, owned, {}, {}, {}, {}, name="one")
+    project.set(HYBRID_VIDEO_COMFYUI_URLS=long_farm.urls[1])
     killed(project, owned, {}, {}, {}, name="two")
+    project.use(long_farm, "local")
     outcome = project.command("cancel", "--all", "--json")
     assert outcome.code == 0, outcome
     assert sorted(outcome.json["batches"]) == ["one", "two"]
