@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybrid_video.errors import LedgerError, LimitError
-from hybrid_video.ledger import Balance, Caps, Ledger, Owner
+from hybrid_video.ledger import Balance, Caps, JobTakenError, Ledger, Owner
 from hybrid_video.ledger.verify import verify
 from hybrid_video.models import AttemptState, JobState, WorkOrder
 from tests.unit.deciding_rig import job
@@ -39,6 +39,7 @@ class Model:
         self.caps = caps
         self.open: dict[int, tuple[WorkOrder, Decimal]] = {}
         self.last: dict[int, WorkOrder] = {}
+        self.over: set[int] = set()
         self.spent = dict.fromkeys(range(JOBS), Decimal(0))
         self.number = dict.fromkeys(range(JOBS), 0)
 
@@ -54,21 +55,32 @@ class Model:
         return not more or (within and (self.caps.job_usd is None or alone <= self.caps.job_usd))
 
 
+def act_reserve(ledger: Ledger, owner: Owner, model: Model, number: int, order: WorkOrder) -> None:
+    """Passes the spend gate, or is refused as the model says."""
+    amount = order.quote.reserve_usd
+    if number in model.over:  # done or cancelled: only a changed batch makes it wait again
+        with pytest.raises(JobTakenError):
+            ledger.reserve(order, make_decision(order), model.caps, owner)
+        ledger.set_job_state(order.batch, order.job.id, JobState.PENDING)
+        model.over.remove(number)
+    if number in model.open or not model.fits(number, amount):
+        with pytest.raises(LedgerError if number in model.open else LimitError):
+            ledger.reserve(order, make_decision(order), model.caps, owner)
+        return
+    ledger.reserve(order, make_decision(order), model.caps, owner)
+    model.number[number] += 1
+    model.open[number] = (order, amount)
+
+
 def act(ledger: Ledger, owner: Owner, model: Model, batch: str, action: tuple[str, int, Decimal, Decimal]) -> None:
     """Does one thing to the ledger and to the model; what the model forbids must be refused."""
     verb, number, amount, share = action
-    shot = job(f"shot-{number}")
     if verb == "reserve":
+        usd = str(amount * share)
         order = make_order(
-            batch, shot, number=model.number[number] + 1, usd=str(amount * share), reserve_usd=str(amount)
+            batch, job(f"shot-{number}"), number=model.number[number] + 1, usd=usd, reserve_usd=str(amount)
         )
-        if number in model.open or not model.fits(number, amount):
-            with pytest.raises(LedgerError if number in model.open else LimitError):
-                ledger.reserve(order, make_decision(order), model.caps, owner)
-            return
-        ledger.reserve(order, make_decision(order), model.caps, owner)
-        model.number[number] += 1
-        model.open[number] = (order, amount)
+        act_reserve(ledger, owner, model, number, order)
         return
     if verb == "settle again":
         if number in model.last:
@@ -99,6 +111,8 @@ def act(ledger: Ledger, owner: Owner, model: Model, batch: str, action: tuple[st
         fail(ledger, order, usd)
     else:
         ledger.settle(order.attempt_id, cost(usd), state=AttemptState.CANCELLED, job_state=JobState.CANCELLED)
+    if verb != "fail":
+        model.over.add(number)
     model.spent[number] += Decimal(usd)
     model.last[number] = order
     del model.open[number]

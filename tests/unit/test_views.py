@@ -99,6 +99,7 @@ def test_every_breakdown_comes_to_exactly_what_the_balances_hold(plan: list[tupl
                 continue
             number = attempts.get((batch, job_id), 0) + 1
             attempts[batch, job_id] = number
+            ledger.set_job_state(batch, job_id, JobState.PENDING)  # as a changed batch does with a finished one
             order = make_order(batch, job(job_id), number=number, usd=f"{usd:f}", backend=backend)
             reserve(ledger, order, owner)
             if outcome == "done":
