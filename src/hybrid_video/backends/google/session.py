@@ -19,7 +19,6 @@ from google.genai import Client, types
 from google.genai.client import AsyncClient
 
 from hybrid_video.backends.google.failures import SDK_ERRORS, passes, read_error
-from hybrid_video.backends.google.quickening import make_models_once
 from hybrid_video.trust import certificates
 
 T = TypeVar("T")
@@ -46,7 +45,6 @@ class Session:
         submit_timeout_s: float,
         read_timeout_s: float = 60.0,
     ) -> None:
-        make_models_once()
         self.base_url = base_url.rstrip("/")
         self.http = httpx.AsyncClient(timeout=httpx.Timeout(read_timeout_s, connect=10.0), verify=certificates())
         self._once = httpx.AsyncClient(
