@@ -88,7 +88,7 @@ def _loopback_only(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _certificates_are_read_once() -> Iterator[None]:
-    """httpx reads them anew for each call without a client: 18 ms of CPU, and tests that wait for something ask often."""
+    """httpx reads them anew for each call without a client: 18 ms of CPU, and tests that wait for something ask."""
     read = functools.cache(lambda verify, cert, trust_env, *_environment: create_ssl_context(verify, cert, trust_env))
 
     def read_once(verify: Any = True, cert: Any = None, trust_env: bool = True) -> Any:
