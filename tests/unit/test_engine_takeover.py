@@ -15,6 +15,7 @@ import pytest
 import sqlalchemy as sa
 
 from hybrid_video.backends.base import ProgressCallback
+from hybrid_video.engine.attempts import STAGING
 from hybrid_video.engine.selection import SelectionRequest, Shot, decide
 from hybrid_video.ledger import Caps, JobTakenError, Ledger, Owner, schema
 from hybrid_video.ledger.store import LEASE
@@ -174,6 +175,7 @@ async def test_a_process_that_was_taken_over_does_not_say_how_the_attempt_ended(
     backend = WatchedBackend("gemini", usd="0.1")
     rival_ledger, rival = Ledger.open(tmp_path / "ledger.sqlite3"), Owner(tmp_path)
     seen: list[AttemptState] = []
+    staging = tmp_path / "out" / STAGING
 
     async def take_over_and_die() -> None:
         while not backend.watched:
@@ -182,6 +184,9 @@ async def test_a_process_that_was_taken_over_does_not_say_how_the_attempt_ended(
             connection.execute(sa.update(schema.jobs).values(owner=rival.id, lease_until=utc_now() + LEASE))
         await asyncio.sleep(1.5)
         seen.extend(attempt.state for attempt in rival_ledger.attempts("film"))
+        for attempt in rival_ledger.attempts("film"):  # as a process leaves it that is killed when the clip is stored
+            (staging / attempt.attempt_id).mkdir(parents=True)
+            (staging / attempt.attempt_id / "clip.mp4").write_bytes(b"left over")
         rival.close()
 
     taking = asyncio.create_task(take_over_and_die())
@@ -194,6 +199,7 @@ async def test_a_process_that_was_taken_over_does_not_say_how_the_attempt_ended(
     assert seen == [AttemptState.RUNNING], "the fenced process wrote an end"
     assert len(backend.sent) == 1
     assert list(backend.watched.values()) == [1], "the clip had been stored before the refusal; nobody need be asked"
+    assert not staging.exists(), "a download that a dead process left is thrown away with the attempt's end"
 
 
 async def test_nothing_is_sent_for_a_job_that_was_taken_over_after_its_reservation(tmp_path: Path) -> None:

@@ -200,8 +200,9 @@ class AttemptDriver:
         state = (
             AttemptState.SETTLED if failure is None else AttemptState.CANCELLED if cancelled else AttemptState.FAILED
         )
-        await asyncio.to_thread(
-            lambda: self._ledger.settle(
+
+        def book() -> None:
+            self._ledger.settle(
                 order.attempt_id,
                 cost,
                 state=state,
@@ -210,7 +211,9 @@ class AttemptDriver:
                 error_message=str(failure) if failure else "",
                 execution_s=failure.execution_s if failure else None,
             )
-        )
+            _remove_folder(self._staging / order.attempt_id)  # a process that was killed left its download there
+
+        await asyncio.to_thread(book)
         return cost
 
     @about_its_order
