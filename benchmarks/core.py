@@ -1,16 +1,23 @@
-"""In-process figures: ledger commits, one decision, one plan, one assignment."""
+"""In-process figures: ledger commits, one decision, one plan, one assignment, the calculator, reading a batch file."""
 
 from __future__ import annotations
 
+import csv
+import json
 import sqlite3
 import tempfile
 import time
 import uuid
+from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 
+import yaml
+
 from benchmarks.measure import percentile, show
-from hybrid_video import planner
+from hybrid_video import observing, planner
+from hybrid_video.batchfile import dump, load_batch
+from hybrid_video.calculating import Inquiry, calculate
 from hybrid_video.dispatcher import LaneState, PendingJob, assign, grouped
 from hybrid_video.engine.selection import SelectionRequest, Shot, decide
 from hybrid_video.estimates import tier_quote
@@ -23,6 +30,7 @@ from hybrid_video.models import (
     EffectivePreferences,
     JobHandle,
     JobState,
+    Preferences,
     Tier,
     VideoJob,
     WorkOrder,
@@ -31,11 +39,15 @@ from hybrid_video.models import (
 from hybrid_video.planner import Resource
 from hybrid_video.pricing.catalog import PriceBook
 from hybrid_video.pricing.quoting import Quoter
+from hybrid_video.pricing.refresh import load_prices
 from hybrid_video.pricing.timings import ServiceTimes
 from hybrid_video.settings import Settings
 
 JOBS = 300
 ROUNDS = 2000
+FILE_JOBS = 10_000
+CALCULATOR_MS = 100
+TRACED_US = 20
 
 
 def ledger_commits() -> None:
@@ -139,8 +151,80 @@ def planning() -> None:
         )
 
 
+def calculator() -> None:
+    """What the dashboard's calculator page waits for, beside the bare frontier of the planner."""
+    settings = Settings.load()
+    for prices in ("seed", "current"):
+        quoter = Quoter(load_prices(prices, settings), ServiceTimes())
+        for count in (100, 10_000):
+            inquiry = Inquiry(jobs=count, slots={Tier.LOCAL: 3, Tier.CLOUD: 5, Tier.GEMINI: 10})
+            times = [_seconds(lambda: calculate(inquiry, settings, quoter)) for _ in range(20)]  # noqa: B023
+            median_ms = percentile(times, 0.5) * 1e3
+            show(
+                "calculator",
+                prices=prices,
+                jobs=count,
+                p50_ms=round(median_ms, 1),
+                slowest_ms=round(max(times) * 1e3, 1),
+                target_ms=CALCULATOR_MS,
+                met=median_ms < CALCULATOR_MS,
+            )
+
+
+def loading() -> None:
+    """Reading a file of 10,000 shots, with every check, beside a parser that checks nothing."""
+    shots = tuple(
+        VideoJob(id=f"s{n}", prompt=f"shot {n} in the rain", fps=24, seed=n, preferences=Preferences(max_cost_usd=1))
+        for n in range(FILE_JOBS)
+    )
+    batch = Batch(name="big", jobs=shots)
+    with tempfile.TemporaryDirectory() as folder:
+        for form in ("yaml", "json", "csv"):
+            path = Path(folder) / f"big.{form}"
+            path.write_text(dump(batch, form), encoding="utf-8")
+            ours = percentile([_seconds(lambda: load_batch(path)) for _ in range(3)], 0.5)  # noqa: B023
+            bare = percentile([_seconds(lambda: _bare_read(path)) for _ in range(3)], 0.5)  # noqa: B023
+            show(
+                "loading", form=form, jobs=FILE_JOBS, seconds=round(ours, 3), ratio_to_bare_parser=round(ours / bare, 2)
+            )
+
+
+def tracing() -> None:
+    """What a traced function costs while nobody listens, beside the bare function."""
+
+    def plain() -> int:
+        return 1
+
+    def often(function: Callable[[], int]) -> float:
+        return _seconds(lambda: [function() for _ in range(ROUNDS)]) / ROUNDS * 1e6
+
+    wrapped = observing.traced("x")(plain)
+    bare, ours = (percentile([often(function) for _ in range(9)], 0.5) for function in (plain, wrapped))
+    show("tracing off", call_us=round(ours, 2), bare_call_us=round(bare, 2), target_us=TRACED_US, met=ours < TRACED_US)
+
+
+def _bare_read(path: Path) -> object:
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".csv":
+        return list(csv.DictReader(text.splitlines()))
+    return json.loads(text) if path.suffix == ".json" else yaml.load(text, Loader=yaml.CSafeLoader)
+
+
+def _seconds(task: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    task()
+    return time.perf_counter() - began
+
+
 def main() -> None:
     """Every in-process figure."""
+    calculator()
+    loading()
+    tracing()
     ledger_commits()
     selection()
     planning()
+
+
+if __name__ == "__main__":
+    main()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from decimal import Decimal
 from pathlib import Path
 from typing import Literal
@@ -213,13 +212,11 @@ def test_a_csv_written_and_read_is_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["yaml", "json", "csv"])
-def test_ten_thousand_jobs_load_in_under_three_seconds(tmp_path: Path, form: Literal["yaml", "json", "csv"]) -> None:
-    """About half a second on two busy cores."""
+def test_ten_thousand_jobs_load(tmp_path: Path, form: Literal["yaml", "json", "csv"]) -> None:
+    """How quickly is `python -m benchmarks.core`'s to say."""
     shots = tuple(
         VideoJob(id=f"s{n}", prompt=f"shot {n} in the rain", fps=24, seed=n, preferences=Preferences(max_cost_usd=1))
         for n in range(10_000)
     )
     content = dump(Batch(name="big", jobs=shots), form)
-    started = time.perf_counter()
     assert len(load(tmp_path, f"a.{form}", content).jobs) == 10_000
-    assert time.perf_counter() - started < 3

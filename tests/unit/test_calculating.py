@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from decimal import Decimal
 from itertools import pairwise
 from typing import Any
@@ -124,15 +123,9 @@ def test_the_thinned_frontier_holds_only_true_points(jobs: int, lanes: list[tupl
 
 
 @pytest.mark.parametrize("prices", ["seed", "current"])
-def test_ten_thousand_clips_are_answered_at_once(prices: str) -> None:
-    """The median of several answers is far below the 100 ms that a page may take for it."""
-    ask(prices, jobs=10_000)
-    taken = []
-    for _ in range(9):
-        began_s = time.perf_counter()
-        found = ask(prices, jobs=10_000)
-        taken.append(time.perf_counter() - began_s)
-    assert sorted(taken)[4] < 0.1
+def test_ten_thousand_clips_are_answered_in_a_drawable_number_of_points(prices: str) -> None:
+    """How quickly is `python -m benchmarks.core`'s to say."""
+    found = ask(prices, jobs=10_000)
     assert len(found.frontier) <= MOST_POINTS + 2
     assert found.chosen in found.frontier or found.chosen.cost_usd >= found.frontier[-1].cost_usd
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import asyncio
 from pathlib import Path
 
 import av
@@ -127,9 +127,16 @@ def test_an_odd_size_is_refused_for_h264(tmp_path: Path) -> None:
         render_clip(tmp_path / "clip.mp4", prompt="x", seed=1, width=321, height=181, fps=8, frames=2)
 
 
-async def test_async_rendering_is_quick(tmp_path: Path) -> None:
-    """48 frames of 640x384 take a fraction of a second; a loaded machine may take ten times that."""
-    start = time.monotonic()
-    await render_clip_async(tmp_path / "clip.mp4", prompt="x", seed=1, width=640, height=384, fps=24, frames=48)
-    assert time.monotonic() - start < 2.5
+async def test_async_rendering_leaves_the_loop_free(tmp_path: Path) -> None:
+    """What else the loop has to do goes on while 48 frames of 640x384 are rendered."""
+    path = tmp_path / "clip.mp4"
+    rendering = asyncio.create_task(
+        render_clip_async(path, prompt="x", seed=1, width=640, height=384, fps=24, frames=48)
+    )
+    turns = 0
+    while not rendering.done():
+        await asyncio.sleep(0.001)
+        turns += 1
+    await rendering
+    assert turns > 5
     assert (tmp_path / "clip.mp4").stat().st_size > 10_000
