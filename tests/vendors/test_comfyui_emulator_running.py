@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import httpx
 import pytest
 from PIL import Image
 
+from hybrid_video.emulators.comfyui.folders import Folders
 from hybrid_video.models import OutputSpec, Tier
 from hybrid_video.pricing.timings import ServiceTimes
 from tests.vendors.comfyui_rig import Graph, comfyui, graph, sampled
@@ -429,3 +432,33 @@ async def test_service_time_follows_the_products_timings_when_none_is_given() ->
         messages = (await rig.run(sampled()))["status"]["messages"]
     took_s = (messages[-1][1]["timestamp"] - messages[0][1]["timestamp"]) / 1000
     assert took_s == pytest.approx(expected_s, abs=0.003)
+
+
+async def test_a_server_ends_while_a_clip_is_drawn() -> None:
+    """The drawing thread cannot be stopped and writes into a folder that is being deleted; the end must not wait."""
+    folders, threads = Folders(), list[threading.Thread]()
+    drawing, enough = threading.Event(), threading.Event()
+
+    def draw(into: Path) -> None:
+        number = 0
+        while not enough.is_set():
+            number += 1
+            with contextlib.suppress(OSError):
+                (into / str(number)).touch()
+            drawing.set()
+
+    async def cancelled_while_it_draws() -> None:
+        with folders.scratch() as scratch:
+            threads.append(threading.Thread(target=draw, args=[Path(scratch)], daemon=True))
+            threads[-1].start()
+            await asyncio.to_thread(drawing.wait)
+            raise asyncio.CancelledError
+
+    for _ in range(10):
+        drawing.clear()
+        with pytest.raises(asyncio.CancelledError):
+            await cancelled_while_it_draws()
+        enough.set()
+        await asyncio.to_thread(threads.pop().join)
+        enough.clear()
+    folders.close()

@@ -7,7 +7,6 @@ Timestamps are those of the plan: what this computer needs to draw the clip is n
 from __future__ import annotations
 
 import asyncio
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -102,7 +101,7 @@ class Run:
         service_s = self.machine.service_s(self.graph, list(plans.values()))
         unit_s = service_s / sum(self._weight(node) for node in self.order)
         doomed = self._doomed()
-        with tempfile.TemporaryDirectory(prefix="hv-render-") as scratch:
+        with self.machine.folders.scratch() as scratch:
             renders = {} if doomed else self._start_renders(plans, Path(scratch))
             try:
                 for node in self.order:

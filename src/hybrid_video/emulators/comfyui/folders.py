@@ -6,7 +6,6 @@ import os
 import shutil
 import tempfile
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +32,7 @@ class Folders:
     """The three folders; given no `output`, all of them live in a temporary folder that goes away with this object."""
 
     def __init__(self, output: Path | None = None) -> None:
-        self._temporary = tempfile.TemporaryDirectory(prefix="hv-comfyui-")
+        self._temporary = tempfile.TemporaryDirectory(prefix="hv-comfyui-", ignore_cleanup_errors=True)
         root = Path(self._temporary.name).resolve()
         self.output = output.resolve() if output else root / "output"
         self.input = root / "input"
@@ -43,8 +42,16 @@ class Folders:
 
     def close(self) -> None:
         """Deletes the temporary folder now; a file that is being written meanwhile may stay behind."""
-        with suppress(OSError):
-            self._temporary.cleanup()
+        self._temporary.cleanup()
+
+    def scratch(self) -> tempfile.TemporaryDirectory[str]:
+        """A folder for files that no node has named yet.
+
+        Where a thread still writes into it when it goes, what is left is deleted with the others. An error raised from
+        there would take the place of the interrupt or cancellation that ends the prompt.
+        """
+        root = Path(self._temporary.name).resolve()
+        return tempfile.TemporaryDirectory(prefix="render-", dir=root, ignore_cleanup_errors=True)
 
     def by_type(self, kind: str) -> Path | None:
         """The folder of `type=`; None for a type that does not exist."""
