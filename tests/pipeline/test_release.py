@@ -28,6 +28,7 @@ from packaging.utils import canonicalize_name
 from pipeline_rig import SMALL, until
 
 from hybrid_video import __version__
+from hybrid_video.prefect_api import call
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("studio"), pytest.mark.timeout(300)]
 
@@ -141,12 +142,12 @@ def test_up_deploys_and_serves_everything_from_the_wheel(program: Path, away: Pa
         assert httpx.get(f"{found['api']}/openapi.json").json()["info"]["version"] == __version__
         assert "streamlit" in httpx.get(found["dashboard"]).text.lower()
         api = f"{found['prefect']}/api"
-        deployment = httpx.get(f"{api}/deployments/name/generate-batch/local-gpu").json()
+        deployment = call(api, "GET", "/deployments/name/generate-batch/local-gpu")
         assert str(ROOT) not in json.dumps(deployment), "a deployment names a folder of the checkout"
         assert deployment["pull_steps"] == [{"hybrid_video.project.enter": {}}]
         batch = {"name": "from-the-wheel", "jobs": [{"id": "a", "prompt": "a kite", **SMALL}]}
         body = {"parameters": {"batch": batch, "out_dir": str(away / "clips")}}
-        made = httpx.post(f"{api}/deployments/{deployment['id']}/create_flow_run", json=body).json()["id"]
+        made = call(api, "POST", f"/deployments/{deployment['id']}/create_flow_run", body)["id"]
         until("the batch ends", lambda: state(api, made) in {"COMPLETED", "FAILED", "CRASHED"}, 90, 0.25)
         assert state(api, made) == "COMPLETED"
         assert len(list((away / "clips").rglob("*.mp4"))) == 1
@@ -162,7 +163,7 @@ def test_up_deploys_and_serves_everything_from_the_wheel(program: Path, away: Pa
 
 def state(api: str, run_id: str) -> str:
     """The state of a flow run."""
-    return str(httpx.get(f"{api}/flow_runs/{run_id}").json()["state"]["type"])
+    return str(call(api, "GET", f"/flow_runs/{run_id}")["state"]["type"])
 
 
 def test_every_dependency_of_the_wheel_is_locked_at_a_version_it_allows(wheel: Path) -> None:

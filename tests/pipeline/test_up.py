@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import psutil
 import pytest
 from pipeline_rig import COMMAND, SMALL, Project, until
 
+from hybrid_video.prefect_api import call
 from hybrid_video.services import answers
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("prefect")]
@@ -90,12 +90,12 @@ def test_everything_comes_up_works_and_ends_with_one_signal(up: Up, tmp_path: Pa
     assert answers(f"{up.addresses['dashboard']}/_stcore/health")
 
     api = f"{up.addresses['prefect']}/api"
-    deployment = httpx.get(f"{api}/deployments/name/generate-batch/local-gpu").json()
+    deployment = call(api, "GET", "/deployments/name/generate-batch/local-gpu")
     body = {"parameters": {"batch": SHOTS, "out_dir": str(tmp_path / "clips")}}
-    run = httpx.post(f"{api}/deployments/{deployment['id']}/create_flow_run", json=body).json()["id"]
+    run = call(api, "POST", f"/deployments/{deployment['id']}/create_flow_run", body)["id"]
     until(
         "the batch is made",
-        lambda: httpx.get(f"{api}/flow_runs/{run}").json()["state"]["type"] == "COMPLETED",
+        lambda: call(api, "GET", f"/flow_runs/{run}")["state"]["type"] == "COMPLETED",
         timeout_s=90,
         every_s=0.25,
     )
