@@ -77,7 +77,8 @@ def assign(
     """The assignments to make now; neither the queue nor the lanes are modified.
 
     Args:
-        soft: the horizon may be missed by half a clip: nothing dear is bought for the last seconds.
+        soft: the horizon may be missed by half a clip: nothing dear is bought for the last seconds, nor in case
+            times scatter.
         pace: how many times longer than quoted clips take, per backend, where that was observed.
         probes: per backend with unproven times, how many jobs it may take before it has to.
         spread: per backend whose times are not certain, the coefficient of variation of the time a finished clip

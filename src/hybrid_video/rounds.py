@@ -174,8 +174,11 @@ class Round:
         """How many clips fewer than expected backends may come to finish within the horizon, by their spread.
 
         The number a slot finishes in a time scatters like the square root of its mean times the spread of one clip.
-        Half a clip is no reason to buy a whole one.
+        Half a clip is no reason to buy a whole one, and where nobody set a deadline no clip is bought against scatter:
+        the plan weighed time and money, and being late by chance costs no more than its share of time.
         """
+        if self.soft:
+            return 0.0
         scatter = sum([b.capacity(self.horizon_s, self.soft) * b.cv * b.cv for b in cheaper if b.cv])
         return max(0.0, SAFETY * math.sqrt(scatter) - 0.5) if scatter else 0.0
 

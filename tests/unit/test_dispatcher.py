@@ -156,6 +156,17 @@ def test_room_that_is_too_uncertain_is_not_called_too_little() -> None:
     )
 
 
+def test_without_a_deadline_nothing_is_bought_against_chance() -> None:
+    """Both were planned on the own GPU for nothing, and nobody asked for 20 s; what cannot be made there is bought."""
+    scattering = {"local": 0.3, "cloud": 0.5}
+    lanes = free_lanes(local=1, cloud=1, gemini=1)
+    two, five = (dispatcher.grouped(HUNDRED[:count]) for count in (2, 5))
+    planned = dispatcher.assign(two, lanes, 20, soft=True, spread=scattering)
+    short = dispatcher.assign(five, lanes, 20, soft=True, spread=scattering)
+    assert [item.backend for item in planned] == ["local"]
+    assert {item.backend for item in short} >= {"local", "cloud"}
+
+
 def test_a_deadline_is_planned_with_most_of_a_service_time_in_hand() -> None:
     """160 s are planned as 148 s, because real times scatter: with half a clip only 94 of 100 batches were on time."""
     goal = Goal(deadline_s=160)
