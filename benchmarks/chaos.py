@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import shutil
 import sys
@@ -30,6 +31,7 @@ from benchmarks.chaos_farm import Vendors
 from benchmarks.chaos_plans import KillPlan, make_batch, make_faults
 from benchmarks.chaos_process import Ended, Nursery, forking_parent, write_batch
 from benchmarks.measure import percentile
+from benchmarks.scoreboard import Claim, Scoreboard
 from hybrid_video.ledger import Ledger
 from hybrid_video.models import Batch, JobState, Tier
 
@@ -37,6 +39,8 @@ MOST_KILLS_PER_BATCH = 12
 MOST_FINISHING_RUNS = 8
 RIVAL_SHARE = 0.12
 RESTART_SHARE = 0.15
+QUICK_KILLS = 40
+RESUMED_S = 2
 
 
 @dataclass
@@ -215,6 +219,20 @@ def run(tally: Tally, kills: int, *, state: Path | None, keep: Path | None = Non
     elif not tally.clean:
         print(f"the evidence is in {folder}", file=sys.stderr)
     return tally
+
+
+def quick(kills: int = QUICK_KILLS, seed: int = 1) -> int:
+    """W9 in short, part of `make bench`: prints every target and returns how many are missed."""
+    board = Scoreboard(name="killed")
+    board.title(f"W9: a batch killed and taken up again, {kills} kills")
+    found = run(Tally(seed=seed), kills, state=None).report()
+    board.claim(Claim("jobs lost", found["lost_clips"], 0))
+    board.claim(Claim("clips paid twice", found["duplicates"], 0))
+    board.claim(Claim("other findings of the audit", len(found["findings"]), 0))
+    board.claim(Claim("ledger less charges", abs(float(found["ledger_minus_charges_usd"])), 0, unit=" $"))
+    board.claim(Claim("reservations leaked", abs(float(found["leaked_reservations_usd"])), 0, unit=" $"))
+    board.claim(Claim("taken up again after, p99", found["reattach_p99_s"] or math.inf, RESUMED_S, unit=" s"))
+    return board.verdict()
 
 
 def main() -> None:
