@@ -301,6 +301,7 @@ def test_without_the_journal_clips_are_found_and_nothing_more_is_bought_without_
     assert gap["not_whole"] != []
     assert "ledger close-gap" in outcome.err
     assert on_disk <= {attempt.attempt_id for attempt in attempts() if attempt.finished}
+    until("the vendors are done with what they had", lambda: all(r["state"] != "open" for r in slow_farm.charges()))
     charged = slow_farm.charges()
     refused(project, film)
     assert len(slow_farm.charges()) == len(charged)
