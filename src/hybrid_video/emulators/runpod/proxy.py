@@ -21,6 +21,9 @@ from hybrid_video.emulators.server import ScaledClock, cut
 
 ROUTE = "/_proxy/{pod}-{port:[0-9]+}/{tail:.*}"
 LONGEST_ANSWER_S = 100.0
+LEAST_REAL_S = 3.0
+"""However quickly simulated time runs: a computer that is busy for a moment is not an answer that does not come."""
+
 _HOP_BY_HOP = {
     "connection",
     "keep-alive",
@@ -80,7 +83,7 @@ class PodProxy:
         headers = {k: v for k, v in request.headers.items() if k.lower() not in _HOP_BY_HOP}
         body = request.content.iter_any() if request.body_exists else None
         try:
-            async with asyncio.timeout(LONGEST_ANSWER_S / self._clock.scale):
+            async with asyncio.timeout(max(LONGEST_ANSWER_S / self._clock.scale, LEAST_REAL_S)):
                 answer = await self._client().request(
                     request.method, target, headers=headers, data=body, allow_redirects=False
                 )
@@ -106,7 +109,7 @@ class PodProxy:
         await outside.prepare(request)
         try:
             async with (
-                asyncio.timeout(LONGEST_ANSWER_S / self._clock.scale),
+                asyncio.timeout(max(LONGEST_ANSWER_S / self._clock.scale, LEAST_REAL_S)),
                 self._client().ws_connect(inner) as inside,
             ):
                 pumps = [asyncio.create_task(_pump(inside, outside)), asyncio.create_task(_pump(outside, inside))]
